@@ -1,0 +1,418 @@
+package bearmq
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/bearmq/bearmq/internal/store"
+)
+
+// A laneState is what the claim loop knows of one lane.
+type laneState struct {
+	id       int32
+	log, due bool      // may have work there
+	from     time.Time // of due tickets: what was handed out before
+}
+
+// A claimLoop takes work for a worker, one claim at a time, from one lane after
+// another. It sleeps when there is nothing to take or no room for it.
+type claimLoop struct {
+	*workerRun
+	lanes   map[int32]*laneState
+	order   []int32 // whose turn it is, in a circle
+	at      int
+	look    bool      // look at all lanes before sleeping
+	nextDue time.Time // of the tickets that were not due when looked at
+	fails   *pause
+
+	found     time.Time // when something was last claimed
+	fullLook  time.Time // when the last look went all the way back
+	wakes     int       // found something since window began
+	window    time.Time
+	listed    bool // as a sleeper, in the database
+	settling  int  // looks that are still to come after falling asleep
+	registry  <-chan struct{}
+	collision int // claims in a row that met another claim of the lane
+}
+
+const (
+	// lookBack is how far back an ordinary look for due tickets goes, and
+	// lookBackAll how often one goes all the way.
+	lookBack    = 5 * time.Second
+	lookBackAll = 10 * time.Second
+	// A worker that has found nothing for sleepAfter asks to be notified; one
+	// that finds something busyWakes times a second looks every busyPoll
+	// instead: then nobody needs to notify it, which would serialize commits.
+	sleepAfter = 250 * time.Millisecond
+	busyWakes  = 200
+	busyPoll   = 2 * time.Millisecond
+)
+
+// claimLoop runs until ctx ends or, for Drain, until nothing is left.
+func (r *workerRun) claimLoop(ctx context.Context) {
+	r.slots.run = func(m *mailbox) { r.slot(m, false) }
+	l := &claimLoop{workerRun: r, lanes: map[int32]*laneState{}, look: true, fails: newPause(), registry: r.mq.registry.changed()}
+	defer l.unlist()
+	for ctx.Err() == nil {
+		err := l.step(ctx)
+		if errors.Is(err, errDrained) {
+			return
+		}
+		if err != nil {
+			l.look = true
+			l.failing(ctx, "claim", err, l.fails.next())
+			continue
+		}
+		l.fails.reset()
+	}
+}
+
+var errDrained = errors.New("nothing is left")
+
+// step does one thing: claim, look, or sleep.
+func (l *claimLoop) step(ctx context.Context) error {
+	l.hear()
+	n, each := l.slots.want()
+	if n == 0 || l.finisher.behind() {
+		l.waitForRoom(ctx)
+		return nil
+	}
+	if lane := l.nextLane(); lane != nil {
+		return l.claim(ctx, lane, n, each)
+	}
+	if l.look {
+		return l.lookForWork(ctx)
+	}
+	if l.drain {
+		if l.slots.none() && l.finisher.none() {
+			// What a finish has written since the last look may be runnable.
+			if err := l.lookForWork(ctx); err != nil || l.nextLane() != nil {
+				return err
+			}
+			return errDrained
+		}
+		l.waitForRoom(ctx)
+		l.look = true
+		return nil
+	}
+	return l.sleep(ctx)
+}
+
+// hear takes up what the worker has been told.
+func (l *claimLoop) hear() {
+	lanes, all := l.ear.take()
+	l.look = l.look || all
+	for _, id := range lanes {
+		if lane := l.lanes[id]; lane != nil {
+			lane.log = true
+		} else {
+			l.look = true // of another channel, or new
+		}
+	}
+}
+
+// nextLane is the next lane that may have work.
+func (l *claimLoop) nextLane() *laneState {
+	for range l.order {
+		l.at = (l.at + 1) % len(l.order)
+		if lane := l.lanes[l.order[l.at]]; lane.log || lane.due {
+			return lane
+		}
+	}
+	return nil
+}
+
+// share divides the room among the lanes that may have work.
+func (l *claimLoop) share(n int) int {
+	hot := 0
+	for _, lane := range l.lanes {
+		if lane.log || lane.due {
+			hot++
+		}
+	}
+	return max(1, n/max(hot, 1))
+}
+
+// lookForWork reads which lanes have work.
+func (l *claimLoop) lookForWork(ctx context.Context) error {
+	back := lookBack
+	if time.Since(l.fullLook) > lookBackAll || l.drain {
+		back, l.fullLook = 0, time.Now()
+	}
+	began := time.Now()
+	work, err := l.mq.store.FindWork(ctx, l.opts.Channels, l.wanted(), l.slots.takeAlone(), back)
+	if err != nil {
+		return err
+	}
+	l.look = false
+	l.nextDue = time.Time{}
+	l.order = l.order[:0]
+	for _, w := range work {
+		lane := l.lanes[w.Lane]
+		if lane == nil {
+			lane = &laneState{id: w.Lane}
+			l.lanes[w.Lane] = lane
+		}
+		lane.log, lane.due = w.Log, w.Due
+		if back == 0 {
+			lane.from = time.Time{}
+		}
+		if w.NextDue != nil && *w.NextDue > 0 {
+			if at := began.Add(*w.NextDue); l.nextDue.IsZero() || at.Before(l.nextDue) {
+				l.nextDue = at
+			}
+		}
+		l.order = append(l.order, w.Lane)
+	}
+	for id := range l.lanes {
+		if !slices.Contains(l.order, id) {
+			delete(l.lanes, id) // paused
+		}
+	}
+	return nil
+}
+
+// wanted are the names that the worker has a handler and room for.
+func (l *claimLoop) wanted() []string {
+	return slices.DeleteFunc(l.mq.registry.names(), func(name string) bool { return !l.slots.spare(name) })
+}
+
+// claim takes up to n jobs of a lane, from its log or else its due tickets.
+func (l *claimLoop) claim(ctx context.Context, lane *laneState, n, each int) error {
+	s, err := l.current(ctx)
+	if err != nil {
+		return err
+	}
+	n = l.share(n)
+	nonce := rand.Int64()
+	fromLog := lane.log
+	var c *store.Claim
+	if fromLog {
+		c, err = l.mq.store.ClaimLog(ctx, lane.id, s.id, nonce, n, each)
+	} else {
+		c, err = l.mq.store.ClaimDue(ctx, lane.id, s.id, nonce, n, each, l.wanted(), l.slots.takeAlone(), lane.from)
+	}
+	if err != nil {
+		// It may have been done all the same, and a live session's lease is
+		// recovered by nobody.
+		l.returnClaim(s, nonce)
+		return err
+	}
+	if c.Status == store.Locked {
+		l.collision++
+		if l.collision > len(l.order) {
+			// Every lane with work is being claimed from.
+			sleep(ctx, rand.N(2*time.Millisecond))
+		}
+		return nil
+	}
+	l.collision = 0
+	switch c.Status {
+	case store.Expired:
+		s.lose()
+	case store.Paused:
+		lane.log, lane.due = false, false
+		l.look = true
+	case store.Step, store.Claimed:
+		l.noteFound()
+		if c.Status == store.Claimed {
+			l.accept(s, lane.id, c)
+		}
+		if !fromLog {
+			lane.from = c.Until
+		}
+		if c.Read < n {
+			l.cool(lane, fromLog)
+		}
+	case store.Empty:
+		if !fromLog && !lane.from.IsZero() {
+			lane.from = time.Time{} // perhaps it is older: all the way back
+			return nil
+		}
+		l.cool(lane, fromLog)
+	}
+	return nil
+}
+
+// cool notes that a lane has nothing more for now; a look makes sure of it.
+func (l *claimLoop) cool(lane *laneState, fromLog bool) {
+	if fromLog {
+		lane.log = false
+	} else {
+		lane.due = false
+	}
+	l.look = true
+}
+
+func (l *claimLoop) returnClaim(s *session, nonce int64) {
+	for p := newPause(); !s.lost(); {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(l.values), s.ttl/3)
+		err := l.mq.store.ReturnClaim(ctx, s.id, nonce)
+		cancel()
+		if err == nil {
+			return
+		}
+		if !l.failing(context.WithoutCancel(l.values), "return", err, p.next()) {
+			return
+		}
+	}
+}
+
+// accept makes mailboxes of a claim and gives them to the slots.
+func (l *claimLoop) accept(s *session, lane int32, c *store.Claim) {
+	held := &lease{id: c.Lease, nonce: c.Nonce, session: s, left: len(c.Jobs)}
+	var boxes []*mailbox
+	groups := map[string]*mailbox{}
+	channel := l.mq.store.Channel(lane)
+	for i := range c.Jobs {
+		a := l.newAttempt(&c.Jobs[i], held, channel)
+		if a.alone {
+			l.slots.addAlone()
+		}
+		if l.mq.observed() {
+			l.mq.emit(JobDequeued{a.job.about(l.name)})
+		}
+		group := c.Jobs[i].Group
+		box := groups[group]
+		if group == "" || box == nil {
+			box = &mailbox{lease: held, group: group}
+			boxes = append(boxes, box)
+			if group != "" {
+				groups[group] = box
+			}
+		}
+		box.jobs = append(box.jobs, a)
+	}
+	for _, m := range boxes {
+		switch {
+		case l.mq.registry.handler(m.head().job.Name) == nil:
+			l.orphan(m)
+		case l.slots.put(m):
+			l.park(m)
+		}
+	}
+}
+
+// newAttempt makes of a claimed job an attempt, with the definition's defaults
+// and the job's own options.
+func (l *claimLoop) newAttempt(j *store.ClaimedJob, held *lease, channel string) *attempt {
+	a := &attempt{worker: l.workerRun, lease: held, token: j.Token, ticket: j.Ticket, alone: j.Alone}
+	a.job = &RawJob{ID: JobID(j.ID), Name: j.Name, Channel: channel, Group: j.Group, Attempt: int(j.Attempt), MaxAttempts: defaultAttempts,
+		EnqueuedAt: j.CreatedAt, RawPayload: j.Payload, run: a}
+	if h := l.mq.registry.handler(j.Name); h != nil {
+		a.backoff, a.timeout, a.strict = h.def.backoff, h.def.timeout, h.def.groupOrder == Strict && j.Group != ""
+		a.job.MaxAttempts = h.def.attempts
+	}
+	if j.Options == nil {
+		return a
+	}
+	o, err := decodeOptions(j.Options)
+	if err != nil {
+		l.mq.log.Warn("bearmq: a job's options do not decode, its definition's hold", "job", a.job.ID, "definition", j.Name, "error", err)
+		return a
+	}
+	if o.attempts != 0 {
+		a.job.MaxAttempts = o.attempts
+	}
+	if o.backoff != nil {
+		a.backoff = *o.backoff
+	}
+	if o.timeout != nil {
+		a.timeout = *o.timeout
+	}
+	return a
+}
+
+// waitForRoom waits until a job has ended.
+func (l *claimLoop) waitForRoom(ctx context.Context) {
+	t := time.NewTimer(100 * time.Millisecond) // no wake-up is worth trusting blindly
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-l.capacity:
+	case <-t.C:
+	}
+}
+
+// noteFound counts how often there is work, to choose between being notified
+// and looking often.
+func (l *claimLoop) noteFound() {
+	l.found = time.Now()
+	if l.found.Sub(l.window) > time.Second {
+		l.window, l.wakes = l.found, 0
+	}
+	l.wakes++
+	if l.wakes > busyWakes {
+		l.unlist()
+	}
+}
+
+// sleep waits until there may be work.
+func (l *claimLoop) sleep(ctx context.Context) error {
+	wait := l.opts.PollInterval
+	switch {
+	case !l.listed && time.Since(l.found) < sleepAfter:
+		wait = busyPoll
+	case !l.listed && l.mq.wakes.hears():
+		s, err := l.current(ctx)
+		if err != nil {
+			return err
+		}
+		if err := l.mq.store.Sleep(ctx, s.id, l.opts.Channels); err != nil {
+			return err
+		}
+		// Whoever enqueued just before did not see that we sleep: look again, and
+		// a few times more, for transactions that were open.
+		l.listed, l.look, l.settling = true, true, 3
+		return nil
+	case l.settling > 0:
+		wait = min(wait, 100*time.Millisecond<<(2*(3-l.settling)))
+		l.settling--
+	}
+	if !l.nextDue.IsZero() {
+		wait = min(wait, max(time.Until(l.nextDue), time.Millisecond))
+	}
+	// Not all at once, where many workers started together.
+	if wait == l.opts.PollInterval {
+		wait -= rand.N(wait/10 + 1)
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	var lost <-chan struct{}
+	if l.session != nil {
+		lost = l.session.ctx.Done()
+	}
+	select {
+	case <-ctx.Done():
+	case <-l.ear.rung:
+		l.hear()
+		l.look = l.look || l.nextLane() == nil
+	case <-l.registry:
+		l.registry = l.mq.registry.changed()
+		l.look = true
+		return l.mq.Deploy(ctx)
+	case <-lost:
+		l.lost(l.session)
+		l.listed = false
+	case <-t.C:
+		l.look = true
+	}
+	return nil
+}
+
+// unlist tells that nobody needs to notify this worker.
+func (l *claimLoop) unlist() {
+	s := l.session
+	if !l.listed || s == nil {
+		return
+	}
+	l.listed = false
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.values), time.Second)
+	defer cancel()
+	if err := l.mq.store.Wake(ctx, s.id); err != nil {
+		l.mq.log.Debug("bearmq: a worker stays listed as asleep", "daemon", l.name, "error", err)
+	}
+}

@@ -1,0 +1,212 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// NewJob is a job to be written.
+type NewJob struct {
+	ID      int64 // set when it is written
+	Lane    int32
+	Name    string
+	Payload []byte // JSON
+	Group   string // "": none
+	Options []byte // JSON; nil where the definition's defaults hold
+	Delay   time.Duration
+	RunAt   time.Time // zero: none
+}
+
+func (j *NewJob) delayed() bool { return j.Delay > 0 || !j.RunAt.IsZero() }
+
+// CopyThreshold is the number of jobs above which Copy is faster than Insert.
+const CopyThreshold = 64
+
+// Insert writes jobs in one statement and sets their ids, which rise in their order.
+func (s *Store) Insert(ctx context.Context, db DB, jobs []NewJob) error {
+	switch {
+	case len(jobs) == 0:
+		return nil
+	case len(jobs) == 1 && !jobs[0].delayed():
+		j := &jobs[0]
+		err := db.QueryRow(ctx, s.text("enqueue"), j.Lane, j.Name, j.Payload, null(j.Group), j.Options, s.Channel(j.Lane)).Scan(&j.ID, nil)
+		return s.wrapWrite(db, "enqueue", err)
+	}
+	n := len(jobs)
+	lanes, names, payloads := make([]int32, n), make([]string, n), make([]string, n)
+	groups, options := make([]*string, n), make([]*string, n)
+	delays, times := make([]*float64, n), make([]*time.Time, n)
+	for i := range jobs {
+		j := &jobs[i]
+		lanes[i], names[i], payloads[i], groups[i] = j.Lane, j.Name, string(j.Payload), null(j.Group)
+		if j.Options != nil {
+			text := string(j.Options)
+			options[i] = &text
+		}
+		switch {
+		case !j.RunAt.IsZero():
+			times[i] = &j.RunAt
+		case j.Delay > 0:
+			seconds := j.Delay.Seconds()
+			delays[i] = &seconds
+		}
+	}
+	rows, err := db.Query(ctx, s.text("enqueue_many"), lanes, names, payloads, groups, options, delays, times)
+	if err == nil {
+		var (
+			i  int
+			id int64
+		)
+		_, err = pgx.ForEachRow(rows, []any{&id, nil}, func() error { jobs[i].ID = id; i++; return nil })
+	}
+	return s.wrapWrite(db, "enqueue_many", err)
+}
+
+// Copy writes jobs by COPY and sets their ids, which rise in their order. It is several statements: the caller is in a
+// transaction.
+func (s *Store) Copy(ctx context.Context, db DB, jobs []NewJob) error {
+	if len(jobs) == 0 {
+		return nil
+	}
+	rows, err := db.Query(ctx, s.text("draw_ids"), int32(len(jobs)))
+	if err != nil {
+		return wrap("draw_ids", err)
+	}
+	var (
+		id  int64
+		now time.Time
+		n   int
+	)
+	if _, err = pgx.ForEachRow(rows, []any{&id, &now}, func() error { jobs[n].ID = id; n++; return nil }); err != nil {
+		return wrap("draw_ids", err)
+	}
+
+	table := pgx.Identifier{s.schema, "job"}
+	var ready, later []int
+	lanes := map[int32]bool{}
+	for i := range jobs {
+		lanes[jobs[i].Lane] = true
+		if jobs[i].delayed() {
+			later = append(later, i)
+		} else {
+			ready = append(ready, i)
+		}
+	}
+	row := func(i int) []any {
+		j := &jobs[i]
+		return []any{j.ID, j.Lane, j.Name, j.Payload, null(j.Group), j.Options}
+	}
+	columns := []string{"id", "lane", "name", "payload", "group_key", "options"}
+	if len(ready) > 0 {
+		if _, err := db.CopyFrom(ctx, table, columns, pgx.CopyFromSlice(len(ready), func(i int) ([]any, error) {
+			return row(ready[i]), nil
+		})); err != nil {
+			return wrap("copy job", err)
+		}
+	}
+	if len(later) > 0 {
+		if _, err := db.CopyFrom(ctx, table, append(columns, "xid"), pgx.CopyFromSlice(len(later), func(i int) ([]any, error) {
+			return append(row(later[i]), nil), nil
+		})); err != nil {
+			return wrap("copy job", err)
+		}
+		if _, err := db.CopyFrom(ctx, pgx.Identifier{s.schema, "ticket"}, []string{"job_id", "lane", "name", "group_key", "state", "run_at"},
+			pgx.CopyFromSlice(len(later), func(i int) ([]any, error) {
+				j := &jobs[later[i]]
+				at := j.RunAt
+				if at.IsZero() {
+					at = now.Add(j.Delay)
+				}
+				return []any{j.ID, j.Lane, j.Name, null(j.Group), 'd', at}, nil
+			})); err != nil {
+			return wrap("copy ticket", err)
+		}
+	}
+	list := make([]int32, 0, len(lanes))
+	for lane := range lanes {
+		list = append(list, lane)
+	}
+	_, err = db.Exec(ctx, s.text("notify_lanes"), list)
+	return wrap("notify_lanes", err)
+}
+
+// wrapWrite: in the caller's transaction a lost connection means that nothing was written; on the pool nobody knows.
+func (s *Store) wrapWrite(db DB, query string, err error) error {
+	if _, ok := db.(*pgxpool.Pool); ok {
+		return wrapWrite(query, err)
+	}
+	return wrap(query, err)
+}
+
+// Lane returns the lane of a channel at a priority. The first use of a channel makes it, on a connection of our own: in
+// the caller's transaction two producers would wait for each other.
+func (s *Store) Lane(ctx context.Context, channel string, priority int16) (int32, error) {
+	key := laneKey{channel, priority}
+	s.mu.RLock()
+	lane, ok := s.lanes[key]
+	s.mu.RUnlock()
+	if ok {
+		return lane, nil
+	}
+	conn, err := s.Connect(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("open a connection to make channel %q: %w", channel, err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	var stored, found string
+	if err := conn.QueryRow(ctx, s.text("make_lane"), channel, priority).Scan(&lane, &stored, &found); err != nil {
+		return 0, wrap("make_lane", err)
+	}
+	if stored != found {
+		return 0, restored(stored, found)
+	}
+	s.mu.Lock()
+	s.lanes[key], s.channels[lane] = lane, channel
+	s.mu.Unlock()
+	return lane, nil
+}
+
+func restored(stored, found string) error {
+	return fmt.Errorf("%w: the transaction ids in its log are those of cluster %s, this is cluster %s; "+
+		"jobs would be lost or run again, so nothing runs until the log is repaired", ErrRestored, stored, found)
+}
+
+// Channel returns the channel of a lane that this store has met, or "".
+func (s *Store) Channel(lane int32) string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.channels[lane]
+}
+
+func (s *Store) learn(lane int32, channel string) {
+	s.mu.RLock()
+	known := s.channels[lane] == channel
+	s.mu.RUnlock()
+	if !known {
+		s.mu.Lock()
+		s.channels[lane] = channel
+		s.mu.Unlock()
+	}
+}
+
+// Result reads a job's state, and what it left.
+func (s *Store) Result(ctx context.Context, id int64) (state string, result []byte, errText string, err error) {
+	var attempt int16
+	err = s.pool.QueryRow(ctx, s.text("result"), id).Scan(&state, &result, &errText, &attempt)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", nil, "", ErrJobNotFound
+	}
+	return state, result, errText, wrap("result", err)
+}
+
+func null(text string) *string {
+	if text == "" {
+		return nil
+	}
+	return &text
+}

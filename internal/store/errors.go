@@ -1,0 +1,98 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// The root package gives these to users; what they mean stands there.
+var (
+	ErrNotMigrated    = errors.New("the schema has not been migrated")
+	ErrUnknownOutcome = errors.New("the connection was lost before the answer came: the write may have happened")
+	ErrLeaseLost      = errors.New("the lease was lost")
+	ErrJobNotFound    = errors.New("there is no such job")
+	ErrRestored       = errors.New("the database was restored from another cluster")
+)
+
+// SchemaVersionError says that the schema in the database and the library do not fit.
+type SchemaVersionError struct {
+	Schema         string
+	Found, Library int // versions; Found 0: not migrated
+}
+
+func (e *SchemaVersionError) Error() string {
+	if e.Found > e.Library {
+		return fmt.Sprintf("schema %q is at version %d and this library knows version %d: use a newer library", e.Schema, e.Found, e.Library)
+	}
+	return fmt.Sprintf("schema %q is at version %d and this library needs version %d: run mq.Migrate or bearmq migrate up", e.Schema, e.Found, e.Library)
+}
+
+// Is makes a schema that is missing or too old an ErrNotMigrated.
+func (e *SchemaVersionError) Is(target error) bool {
+	return target == ErrNotMigrated && e.Found < e.Library
+}
+
+// SQLSTATEs of the engine's own functions and of PostgreSQL that mean something here.
+const (
+	codeIsolation   = "BQ001"
+	codeNoTable     = "42P01"
+	codeNoFunction  = "42883"
+	codeNoSchema    = "3F000"
+	codeLockTimeout = "55P03"
+)
+
+func code(err error) string {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return pg.Code
+	}
+	return ""
+}
+
+// wrap says which statement failed, and makes of a missing table what it means.
+func wrap(query string, err error) error {
+	if err == nil {
+		return nil
+	}
+	switch code(err) {
+	case codeNoTable, codeNoFunction, codeNoSchema:
+		return fmt.Errorf("%w: run mq.Migrate or bearmq migrate up (%s: %w)", ErrNotMigrated, query, err)
+	}
+	return fmt.Errorf("%s: %w", query, err)
+}
+
+// unknownOutcome tells whether a failed write may have happened all the same: the statement went out and the connection
+// broke before PostgreSQL said anything.
+func unknownOutcome(err error) bool {
+	if err == nil || code(err) != "" || pgconn.SafeToRetry(err) {
+		return false
+	}
+	var connect *pgconn.ConnectError
+	return !errors.As(err, &connect)
+}
+
+// wrapWrite is wrap for a write outside a transaction of the caller's.
+func wrapWrite(query string, err error) error {
+	if unknownOutcome(err) {
+		return fmt.Errorf("%w (%s: %w)", ErrUnknownOutcome, query, err)
+	}
+	return wrap(query, err)
+}
+
+// Transient tells whether the same call may succeed a little later by itself: the connection, not the call, was at fault.
+func Transient(err error) bool {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return false
+	}
+	switch c := code(err); {
+	case c == "":
+		return true
+	case c == codeLockTimeout, c == "57014", c == "40P01", c == "40001":
+		return true
+	default:
+		return len(c) == 5 && (c[:2] == "08" || c[:2] == "53" || c[:2] == "57" || c[:2] == "25")
+	}
+}

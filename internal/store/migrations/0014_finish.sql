@@ -1,0 +1,127 @@
+-- finish_v1 ends attempts at jobs of several leases in one transaction: a group commit. It is the fence: what belongs to a
+-- lease that is gone, finished, or known by another claim, is not written.
+--
+-- p_leases, p_claims, p_closed: the leases, in the order of their ids, and whether nothing is left of each.
+-- p_done...: jobs completed, each with its lease's place in p_leases; p_done_ticket: those of them that had a ticket.
+-- p_rest: the others, an array of objects {id, l: the lease's place, op, attempt, seconds, error, delay: in seconds}; op is
+--   fail: attempts are exhausted; lost: the same, for a job that has no attempt to its name
+--   retry: another attempt after the delay; again: the same attempt after the delay
+--   back: not started, back to its place; park: wait for a session that asks for the name
+--   settled: CompleteTx has finished it, only its ticket is left
+--   A job that has an outcome already keeps it, and is reported as settled when the outcome is of its claim.
+-- p_keys...: groups to release, with the lease's place, and the job that is to hold the group or NULL.
+-- p_replay: the call was made before and its answer was lost; it writes only what is not there yet.
+--
+-- It returns rows (what, id): lost, a lease; refused, a job whose group was unlocked; settled, a job; turn, a lane.
+-- Index: the keys of all tables. Locks: leases in the order of ids, then groups in key order.
+CREATE FUNCTION bearmq.finish_v1(p_session uuid, p_replay boolean,
+  p_leases bigint[], p_claims bigint[], p_closed boolean[],
+  p_done bigint[], p_done_lease integer[], p_done_attempt smallint[], p_done_seconds real[], p_done_result json[], p_done_ticket bigint[],
+  p_rest json, p_keys text[], p_key_lease integer[], p_key_job bigint[])
+RETURNS TABLE (what text, id bigint)
+LANGUAGE plpgsql
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan AS $body$
+#variable_conflict use_column
+DECLARE
+  v_held     bigint[];     -- the leases that passed the fence, NULL in the place of one that did not
+  v_lost     boolean;
+  v_unlocked boolean;
+  v_refused  bigint[];
+  v_settled  bigint[];
+  v_own      bigint[];
+  v_lanes    integer[];
+  b_keys text[]; b_xids xid8[]; b_ids bigint[];
+BEGIN
+  PERFORM bearmq.guard_v1(false);
+  SELECT array_agg(l.id ORDER BY u.n), count(l.id) < cardinality(p_leases), bool_or(l.unlocked) INTO v_held, v_lost, v_unlocked
+    FROM unnest(p_leases, p_claims) WITH ORDINALITY u(id, claim, n)
+    LEFT JOIN LATERAL (SELECT l.id, l.unlocked IS NOT NULL AS unlocked FROM bearmq.lease l
+      WHERE l.id = u.id AND l.claim = u.claim AND NOT l.finished FOR NO KEY UPDATE) l ON true;
+  IF v_lost THEN
+    RETURN QUERY SELECT 'lost', u.id FROM unnest(p_leases, v_held) u(id, held) WHERE u.held IS NULL;
+    -- After a lost answer, a job whose outcome bears this claim was finished by this very call.
+    IF p_replay THEN
+      RETURN QUERY SELECT 'settled', o.job_id FROM unnest(p_done, p_done_lease) u(id, l), LATERAL (
+        SELECT * FROM bearmq.outcome o WHERE o.job_id = u.id AND o.claim = p_claims[u.l] AND v_held[u.l] IS NULL) o;
+    END IF;
+  END IF;
+  IF v_unlocked THEN
+    SELECT array_agg(u.id) INTO v_refused
+      FROM (SELECT u.id, u.l FROM unnest(p_done, p_done_lease) u(id, l)
+            UNION ALL SELECT r.id, r.l FROM json_to_recordset(p_rest) r(id bigint, l integer)) u,
+        LATERAL (SELECT l.unlocked FROM bearmq.lease l WHERE l.id = v_held[u.l]) l,
+        LATERAL (SELECT j.group_key FROM bearmq.job j WHERE j.id = u.id) j
+      WHERE j.group_key = ANY (l.unlocked);
+    RETURN QUERY SELECT 'refused', u FROM unnest(v_refused) u;
+  END IF;
+
+  IF cardinality(p_done) > 0 THEN
+    IF NOT (v_lost OR p_replay OR v_refused IS NOT NULL) THEN
+      INSERT INTO bearmq.outcome (job_id, state, attempt, claim, seconds, result)
+        SELECT u.id, 'c', u.attempt, p_claims[u.l], u.seconds, u.result
+        FROM unnest(p_done, p_done_lease, p_done_attempt, p_done_seconds, p_done_result) u(id, l, attempt, seconds, result);
+      DELETE FROM bearmq.ticket t USING unnest(p_done_ticket) u(id) WHERE t.job_id = u.id;
+    ELSE
+      INSERT INTO bearmq.outcome (job_id, state, attempt, claim, seconds, result)
+        SELECT u.id, 'c', u.attempt, p_claims[u.l], u.seconds, u.result
+        FROM unnest(p_done, p_done_lease, p_done_attempt, p_done_seconds, p_done_result) u(id, l, attempt, seconds, result)
+        WHERE v_held[u.l] IS NOT NULL AND NOT u.id = ANY (coalesce(v_refused, '{}'))
+          AND EXISTS (SELECT 1 FROM bearmq.job j WHERE j.id = u.id)
+          -- what a lost call wrote and somebody went on with is not this call's any more
+          AND NOT EXISTS (SELECT 1 FROM bearmq.ticket t WHERE t.job_id = u.id AND t.lease_id IS DISTINCT FROM v_held[u.l])
+        ON CONFLICT (job_id) DO NOTHING;
+      DELETE FROM bearmq.ticket t USING unnest(p_done, p_done_lease) u(id, l)
+        WHERE t.job_id = u.id AND t.lease_id = v_held[u.l] AND NOT u.id = ANY (coalesce(v_refused, '{}'));
+    END IF;
+  END IF;
+
+  IF p_rest IS NOT NULL THEN
+    SELECT array_agg(o.job_id), array_agg(o.job_id) FILTER (WHERE o.claim = p_claims[r.l]) INTO v_settled, v_own
+      FROM json_to_recordset(p_rest) r(id bigint, l integer),
+        LATERAL (SELECT * FROM bearmq.outcome o WHERE o.job_id = r.id) o;
+    RETURN QUERY SELECT 'settled', u FROM unnest(v_own) u;
+    v_refused := coalesce(v_refused, '{}') || coalesce(v_settled, '{}');
+
+    INSERT INTO bearmq.attempt_error (job_id, attempt, seconds, error)
+      SELECT r.id, r.attempt, r.seconds, r.error
+      FROM json_to_recordset(p_rest) r(id bigint, l integer, op text, attempt smallint, seconds real, error text)
+      WHERE r.op IN ('retry', 'fail') AND v_held[r.l] IS NOT NULL AND NOT r.id = ANY (v_refused)
+      ON CONFLICT DO NOTHING;
+    INSERT INTO bearmq.outcome (job_id, state, attempt, claim, seconds, error)
+      SELECT r.id, 'f', r.attempt, p_claims[r.l], r.seconds, r.error
+      FROM json_to_recordset(p_rest) r(id bigint, l integer, op text, attempt smallint, seconds real, error text)
+      WHERE r.op IN ('fail', 'lost') AND v_held[r.l] IS NOT NULL AND NOT r.id = ANY (v_refused)
+        AND NOT EXISTS (SELECT 1 FROM bearmq.ticket t WHERE t.job_id = r.id AND t.lease_id IS DISTINCT FROM v_held[r.l])
+      ON CONFLICT (job_id) DO NOTHING;
+    DELETE FROM bearmq.ticket t USING json_to_recordset(p_rest) r(id bigint, l integer, op text)
+      WHERE t.job_id = r.id AND t.lease_id = v_held[r.l] AND (r.op IN ('fail', 'lost') OR r.id = ANY (v_settled));
+
+    WITH w AS (
+      INSERT INTO bearmq.ticket AS t (job_id, lane, xid, name, group_key, state, run_at, attempt)
+        SELECT j.id, j.lane, coalesce(j.xid, '0'), j.name, j.group_key,
+          CASE WHEN r.op = 'park' THEN 'n' WHEN r.op = 'back' AND j.group_key IS NOT NULL THEN 'b' ELSE 'd' END::"char",
+          clock_timestamp() + coalesce(r.delay, 0) * interval '1 second',
+          CASE WHEN r.op = 'retry' THEN r.attempt + 1 ELSE r.attempt END
+        FROM json_to_recordset(p_rest) r(id bigint, l integer, op text, attempt smallint, delay double precision),
+          LATERAL (SELECT * FROM bearmq.job j WHERE j.id = r.id) j
+        WHERE r.op IN ('retry', 'again', 'back', 'park') AND v_held[r.l] IS NOT NULL AND NOT r.id = ANY (v_refused)
+          -- a job that starts with a ticket and has none is finished, or going on elsewhere
+          AND (j.xid IS NOT NULL OR EXISTS (SELECT 1 FROM bearmq.ticket t WHERE t.job_id = j.id))
+      ON CONFLICT (job_id) DO UPDATE SET state = excluded.state, run_at = excluded.run_at, attempt = excluded.attempt, lease_id = NULL
+        WHERE t.lease_id = ANY (v_held)
+      RETURNING t.job_id, t.xid, t.group_key, t.state)
+    SELECT array_agg(w.group_key), array_agg(w.xid), array_agg(w.job_id) INTO b_keys, b_xids, b_ids FROM w WHERE w.state = 'b';
+  END IF;
+
+  IF cardinality(p_keys) > 0 OR b_keys IS NOT NULL THEN
+    v_lanes := (SELECT bearmq.release_groups_v1(array_agg(u.key), array_agg(v_held[u.l]), array_agg(u.job), b_keys, b_xids, b_ids)
+      FROM unnest(p_keys, p_key_lease, p_key_job) u(key, l, job));
+    IF v_lanes IS NOT NULL THEN
+      PERFORM bearmq.notify_lanes_v1(v_lanes, p_session);
+      RETURN QUERY SELECT 'turn', u::bigint FROM unnest(v_lanes) u;
+    END IF;
+  END IF;
+
+  PERFORM bearmq.close_leases_v1((SELECT array_agg(u.id) FROM unnest(v_held, p_closed) u(id, closed) WHERE u.closed AND u.id IS NOT NULL));
+END $body$;

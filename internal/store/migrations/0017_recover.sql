@@ -1,0 +1,120 @@
+-- is_dead_v1: is this session missing or expired? While the server itself was down nobody could renew, so after its start
+-- every session gets one TTL.
+CREATE FUNCTION bearmq.is_dead_v1(p_session uuid) RETURNS boolean
+LANGUAGE sql STABLE AS $body$
+  SELECT NOT EXISTS (SELECT 1 FROM bearmq.session s WHERE s.id = p_session
+    AND (s.expires_at > clock_timestamp() OR pg_postmaster_start_time() + s.ttl > clock_timestamp()))
+$body$;
+
+-- handed_out_v1: the jobs that a lease holds, with whether each has its outcome: those of its stretch of the log that have no
+-- ticket, and those whose ticket names it. What was handed out is read from the log by position: that is exact because a
+-- claimed job never changes lane or xid, jobs that were handed back have tickets, and retention deletes a job only with its
+-- outcome.
+-- Index: job_log by range, ticket_lease, outcome's and ticket's keys.
+CREATE FUNCTION bearmq.handed_out_v1(l bearmq.lease)
+RETURNS TABLE (id bigint, xid xid8, group_key text, done boolean, finished_at timestamptz)
+LANGUAGE plpgsql STABLE
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan AS $body$
+#variable_conflict use_column
+DECLARE
+  v_span bearmq.log_interval;
+BEGIN
+  SELECT * INTO v_span FROM bearmq.log_interval i WHERE i.id = l.interval_id;
+  RETURN QUERY
+  SELECT h.id, h.xid, h.group_key, o.job_id IS NOT NULL, o.finished_at FROM (
+    SELECT j.id, j.xid, j.group_key FROM bearmq.job j
+      WHERE j.lane = l.lane AND j.xid IS NOT NULL AND j.name IS NOT NULL AND (j.xid, j.id) > (l.lo_xid, l.lo_id) AND (j.xid, j.id) <= (l.hi_xid, l.hi_id)
+        AND pg_visible_in_snapshot(j.xid, v_span.ahead) AND NOT pg_visible_in_snapshot(j.xid, v_span.behind)
+        AND NOT EXISTS (SELECT 1 FROM bearmq.ticket t WHERE t.job_id = j.id)
+    UNION ALL
+    SELECT t.job_id, t.xid, t.group_key FROM bearmq.ticket t WHERE t.lease_id = l.id AND t.state = 'c') h
+    LEFT JOIN LATERAL (SELECT * FROM bearmq.outcome o WHERE o.job_id = h.id) o ON true;
+END $body$;
+
+-- dead_leases_v1 lists leases that dead sessions hold.
+-- Index: lease_session.
+CREATE FUNCTION bearmq.dead_leases_v1(p_n integer) RETURNS SETOF bigint
+LANGUAGE sql STABLE
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $body$
+  SELECT l.id FROM bearmq.session s, LATERAL (SELECT l.id, l.finished FROM bearmq.lease l WHERE l.session_id = s.id) l
+    WHERE NOT l.finished AND bearmq.is_dead_v1(s.id) LIMIT p_n
+$body$;
+
+-- lose_jobs_v1 takes jobs away from a lease: p_lost may have run and have died with their process, p_back were handed out
+-- and had not started. It returns what became of the lost ones. The caller holds the lease, and releases the groups.
+-- A job at its last loss but one may be what kills its process: from now on it runs alone.
+CREATE FUNCTION bearmq.lose_jobs_v1(p_lease bigint, p_claim bigint, p_lost bigint[], p_back bigint[], p_max_losses integer, p_reason text,
+  OUT b_keys text[], OUT b_xids xid8[], OUT b_ids bigint[], OUT failed bigint[])
+LANGUAGE plpgsql
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan AS $body$
+BEGIN
+  WITH w AS (
+    INSERT INTO bearmq.ticket AS t (job_id, lane, xid, name, group_key, state, losses, alone)
+      SELECT j.id, j.lane, coalesce(j.xid, '0'), j.name, j.group_key, CASE WHEN j.group_key IS NULL THEN 'd' ELSE 'b' END::"char",
+        u.lost, u.lost > 0 AND u.lost >= p_max_losses - 1
+      FROM (SELECT l AS id, 1 AS lost FROM unnest(p_lost) l UNION ALL SELECT b, 0 FROM unnest(p_back) b) u,
+        LATERAL (SELECT * FROM bearmq.job j WHERE j.id = u.id) j
+    ON CONFLICT (job_id) DO UPDATE SET state = excluded.state, run_at = excluded.run_at, lease_id = NULL, losses = t.losses + excluded.losses,
+      alone = t.alone OR excluded.losses > 0 AND t.losses + excluded.losses >= p_max_losses - 1
+    RETURNING t.job_id, t.xid, t.group_key, t.losses),
+  f AS (SELECT w.job_id FROM w WHERE w.losses >= p_max_losses AND w.job_id = ANY (p_lost))
+  SELECT array_agg(w.group_key) FILTER (WHERE w.group_key IS NOT NULL), array_agg(w.xid) FILTER (WHERE w.group_key IS NOT NULL),
+    array_agg(w.job_id) FILTER (WHERE w.group_key IS NOT NULL), (SELECT array_agg(f.job_id) FROM f)
+  INTO b_keys, b_xids, b_ids, failed
+  FROM w WHERE NOT (w.losses >= p_max_losses AND w.job_id = ANY (p_lost));
+  IF failed IS NULL THEN RETURN; END IF;
+  INSERT INTO bearmq.outcome (job_id, state, attempt, claim, error)
+    SELECT t.job_id, 'f', t.attempt, p_claim, format('lost %s times: %s', t.losses, p_reason) FROM unnest(failed) u(id), LATERAL (
+      SELECT * FROM bearmq.ticket t WHERE t.job_id = u.id) t;
+  DELETE FROM bearmq.ticket t USING unnest(failed) u(id) WHERE t.job_id = u.id;
+END $body$;
+
+-- recover_v1 gives back what a dead session's lease held. Jobs without an outcome get a ticket: those of a group as blocked
+-- ones, in their order, before all that came after them; as due ones they would be overtaken. Of a group only the first
+-- can have started; of the others nobody knows.
+-- Locks: the lease (SKIP LOCKED), then groups in key order.
+CREATE FUNCTION bearmq.recover_v1(p_lease bigint, p_max_losses integer)
+RETURNS TABLE (job_id bigint, name text, lane integer, group_key text, attempt smallint, losses smallint, failed boolean)
+LANGUAGE plpgsql
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan AS $body$
+#variable_conflict use_column
+DECLARE
+  l       bearmq.lease;
+  v_lost  bigint[];
+  v_back  bigint[];
+  v_gone  bigint[];
+  v_keys  text[];
+  v_made  record;
+  v_lanes integer[];
+BEGIN
+  PERFORM bearmq.guard_v1(false);
+  SELECT * INTO l FROM bearmq.lease x WHERE x.id = p_lease AND NOT x.finished FOR UPDATE SKIP LOCKED;
+  IF NOT FOUND OR NOT bearmq.is_dead_v1(l.session_id) THEN RETURN; END IF;
+
+  -- In a statement of its own, so that it sees the outcomes for which the lock waited. Only the first unfinished job of a
+  -- group can have started; the rest of its mailbox goes back as it was.
+  SELECT array_agg(u.id) FILTER (WHERE NOT u.done AND (u.group_key IS NULL OR u.nth = 1)),
+    array_agg(u.id) FILTER (WHERE NOT u.done AND u.group_key IS NOT NULL AND u.nth > 1),
+    array_agg(u.id) FILTER (WHERE u.done), array_agg(DISTINCT u.group_key) FILTER (WHERE u.group_key IS NOT NULL)
+  INTO v_lost, v_back, v_gone, v_keys
+  FROM (SELECT h.*, row_number() OVER (PARTITION BY h.group_key, h.done ORDER BY h.xid, h.id) AS nth FROM bearmq.handed_out_v1(l) h) u;
+
+  DELETE FROM bearmq.ticket t USING unnest(v_gone) u(id) WHERE t.job_id = u.id;
+  v_made := bearmq.lose_jobs_v1(l.id, l.claim, v_lost, v_back, p_max_losses, 'its process died each time it ran');
+  IF v_keys IS NOT NULL THEN
+    v_lanes := bearmq.release_groups_v1(v_keys, array_fill(l.id, ARRAY[cardinality(v_keys)]), array_fill(NULL::bigint, ARRAY[cardinality(v_keys)]),
+      v_made.b_keys, v_made.b_xids, v_made.b_ids);
+  END IF;
+  PERFORM bearmq.close_leases_v1(ARRAY[l.id]);
+  PERFORM bearmq.notify_lanes_v1(v_lanes || (SELECT array_agg(DISTINCT j.lane) FROM unnest(v_lost) u(id), LATERAL (
+    SELECT j.lane FROM bearmq.job j WHERE j.id = u.id) j), NULL);
+
+  RETURN QUERY
+  SELECT j.id, j.name, j.lane, j.group_key, coalesce(t.attempt, o.attempt), coalesce(t.losses, p_max_losses::smallint), o.job_id IS NOT NULL
+    FROM unnest(v_lost) u(id), LATERAL (SELECT * FROM bearmq.job j WHERE j.id = u.id) j
+      LEFT JOIN LATERAL (SELECT * FROM bearmq.ticket t WHERE t.job_id = j.id) t ON true
+      LEFT JOIN LATERAL (SELECT * FROM bearmq.outcome o WHERE o.job_id = j.id) o ON true;
+END $body$;

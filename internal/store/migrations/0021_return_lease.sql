@@ -1,0 +1,27 @@
+-- return_lease_v1 gives back a lease whose claim's answer never reached its session: nothing of it has started, so no job
+-- counts a loss. A live session's lease is never recovered, so nobody else would.
+-- Index: job_log by range, ticket_lease. Locks: the lease, then groups in key order.
+CREATE FUNCTION bearmq.return_lease_v1(p_session uuid, p_claim bigint) RETURNS boolean
+LANGUAGE plpgsql
+SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan AS $body$
+#variable_conflict use_column
+DECLARE
+  l       bearmq.lease;
+  v_back  bigint[];
+  v_keys  text[];
+  v_made  record;
+BEGIN
+  PERFORM bearmq.guard_v1(false);
+  SELECT * INTO l FROM bearmq.lease x WHERE x.session_id = p_session AND x.claim = p_claim AND NOT x.finished FOR UPDATE;
+  IF NOT FOUND THEN RETURN false; END IF;
+  SELECT array_agg(h.id ORDER BY h.xid, h.id), array_agg(DISTINCT h.group_key) FILTER (WHERE h.group_key IS NOT NULL) INTO v_back, v_keys
+    FROM bearmq.handed_out_v1(l) h WHERE NOT h.done;
+  v_made := bearmq.lose_jobs_v1(l.id, l.claim, NULL, v_back, 1, '');
+  IF v_keys IS NOT NULL THEN
+    PERFORM bearmq.release_groups_v1(v_keys, array_fill(l.id, ARRAY[cardinality(v_keys)]), array_fill(NULL::bigint, ARRAY[cardinality(v_keys)]),
+      v_made.b_keys, v_made.b_xids, v_made.b_ids);
+  END IF;
+  PERFORM bearmq.close_leases_v1(ARRAY[l.id]);
+  RETURN true;
+END $body$;

@@ -1,0 +1,1 @@
+SELECT deleted, reached FROM bearmq.collect_groups_v1($1, $2, $3)

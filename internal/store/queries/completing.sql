@@ -1,0 +1,1 @@
+SELECT bearmq.completing_v1($1, $2)

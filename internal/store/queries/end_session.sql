@@ -1,0 +1,1 @@
+SELECT bearmq.end_session_v1($1)

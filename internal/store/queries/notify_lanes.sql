@@ -1,0 +1,1 @@
+SELECT bearmq.notify_lanes_v1($1, NULL)

@@ -1,0 +1,1 @@
+SELECT bearmq.return_lease_v1($1, $2)

@@ -1,0 +1,1 @@
+SELECT bearmq.sweep_v1()

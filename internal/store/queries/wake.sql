@@ -1,0 +1,1 @@
+DELETE FROM bearmq.sleeper WHERE session_id = $1

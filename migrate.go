@@ -1,0 +1,53 @@
+package bearmq
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/bearmq/bearmq/internal/store"
+)
+
+// SchemaVersionError says that the schema in the database is older or newer
+// than this library works with. Older or missing, it is an [ErrNotMigrated].
+type SchemaVersionError = store.SchemaVersionError
+
+// Migrate makes the schema, or brings it to this library's version. It may be
+// called twice, and by many processes at once: one does it, the others wait.
+// It needs the right to create a schema in the database, and PostgreSQL 14 or
+// later. A schema that is newer than the library is refused with a
+// [*SchemaVersionError].
+//
+// It never takes anything away that an older library needs, so the old version
+// of an application may go on running.
+func (mq *Context) Migrate(ctx context.Context) error {
+	if err := mq.store.Migrate(ctx); err != nil {
+		return fmt.Errorf("bearmq: %w", err)
+	}
+	return nil
+}
+
+// MigrationSQL is the script that Migrate runs, for those who let a tool of
+// their own, or another role, change the database. It is safe to run twice,
+// and brings a schema of any older version to this library's. An illegal name
+// of a schema is a [*FieldError].
+func MigrationSQL(schema string) (string, error) {
+	script, err := store.MigrationSQL(schema)
+	if err != nil {
+		return "", &FieldError{Field: "Schema", Value: schema, Reason: "must be a legal schema name: " + err.Error(), cause: err}
+	}
+	return script, nil
+}
+
+// LibrarySchemaVersion is the version of the schema that this library works
+// with.
+func LibrarySchemaVersion() int { return store.LibraryVersion() }
+
+// SchemaVersion is the version of the schema in the database, 0 where it has
+// not been migrated.
+func (mq *Context) SchemaVersion(ctx context.Context) (int, error) {
+	version, err := mq.store.Version(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("bearmq: %w", err)
+	}
+	return version, nil
+}

@@ -1,0 +1,111 @@
+package bearmq
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/bearmq/bearmq/internal/store"
+)
+
+// A scheduler makes the jobs of schedules. Every orchestrator has one; a tick
+// and its job are one statement, which only one of them can make.
+type scheduler struct {
+	*daemon
+	deployed  []*repeat       // as they were last stored
+	abandoned map[string]bool // due ticks that nobody here can make, reported once
+}
+
+func (s *scheduler) tick(ctx context.Context) (time.Duration, error) {
+	if err := s.deploy(ctx); err != nil {
+		return 0, err
+	}
+	all, err := s.mq.store.Schedules(ctx)
+	if err != nil {
+		return 0, err
+	}
+	byName := map[string]*repeat{}
+	for _, r := range s.deployed {
+		byName[r.def.name+"\x00"+r.text] = r
+	}
+	var (
+		wait time.Duration
+		errs []error
+	)
+	for _, sched := range all {
+		r := byName[sched.Name+"\x00"+sched.Spec]
+		switch {
+		case r == nil && sched.Due:
+			s.orphan(sched)
+		case r == nil:
+		case sched.Due:
+			next := r.next(sched.Now)
+			if err := s.make(ctx, r, sched, next); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			wait = soonest(wait, next.Sub(sched.Now))
+		default:
+			wait = soonest(wait, sched.Next.Sub(sched.Now))
+		}
+	}
+	return wait, errors.Join(errs...)
+}
+
+func soonest(a, b time.Duration) time.Duration {
+	if b = max(b, time.Millisecond); a == 0 {
+		return b
+	}
+	return min(a, b)
+}
+
+// deploy stores the schedules of this process.
+func (s *scheduler) deploy(ctx context.Context) error {
+	repeats := s.mq.registry.schedules()
+	if len(repeats) == len(s.deployed) {
+		return nil // registrations are only ever added
+	}
+	now, err := s.mq.store.Now(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range repeats {
+		if err := s.mq.store.DeploySchedules(ctx, r.def.name, []string{r.text}, []time.Time{r.next(now)}); err != nil {
+			return err
+		}
+	}
+	s.deployed = repeats
+	return s.mq.Deploy(ctx)
+}
+
+// make enqueues the job of a tick. Of ticks that nobody made in time only the
+// last counts.
+func (s *scheduler) make(ctx context.Context, r *repeat, sched store.Schedule, next time.Time) error {
+	payload, group, err := r.payload(sched.Next)
+	if err != nil {
+		return err
+	}
+	lane, err := s.mq.store.Lane(ctx, r.def.channel, 0)
+	if err != nil {
+		return err
+	}
+	id, ok, err := s.mq.store.Tick(ctx, sched.Name, sched.Spec, sched.Next, next,
+		store.NewJob{Lane: lane, Name: r.def.name, Payload: payload, Group: group, Delay: r.def.delay})
+	if err != nil || !ok {
+		return err
+	}
+	s.mq.emit(JobScheduled{About{Time: time.Now(), JobID: JobID(id), Definition: r.def.name, Channel: r.def.channel, Group: group, Worker: s.name}, sched.Next})
+	s.mq.wakes.wake(lane)
+	return nil
+}
+
+// orphan reports a tick for which this process has no function.
+func (s *scheduler) orphan(sched store.Schedule) {
+	key := sched.Name + "\x00" + sched.Spec + "\x00" + sched.Next.String()
+	if s.abandoned[key] {
+		return
+	}
+	s.abandoned = map[string]bool{key: true}
+	s.mq.log.Warn("bearmq: a schedule is due that this process does not know", "daemon", s.name, "definition", sched.Name, "schedule", sched.Spec)
+	s.mq.emit(ScheduleOrphaned{About{Time: time.Now(), Definition: sched.Name, Worker: s.name}, sched.Next})
+}

@@ -1,0 +1,335 @@
+package bearmq
+
+import (
+	"slices"
+	"sync"
+	"time"
+)
+
+// A mailbox is what one slot runs one after another: the jobs of one group
+// that a claim brought, or a single job without a group.
+type mailbox struct {
+	lease   *lease
+	group   string
+	jobs    []*attempt // not yet started, in order
+	current *attempt   // the last one that was started
+}
+
+func (m *mailbox) head() *attempt { return m.jobs[0] }
+
+// slots run mailboxes, as many at once as the worker's concurrency allows, and
+// of a limited definition as many as its limit allows. What waits for a slot
+// waits here.
+type slots struct {
+	size   int
+	limits map[string]int
+	run    func(*mailbox) // on a goroutine of its own
+
+	mu      sync.Mutex
+	busy    int // slots
+	ready   []*mailbox
+	waiting map[string][]*mailbox // for a limit, by definition
+	used    map[string]int        // of the limits
+	queued  int                   // jobs in ready and waiting
+	running map[JobID]*attempt
+	alone   int // jobs that run alone, running or queued
+	closed  bool
+	idle    chan struct{} // closed while closed && busy == 0
+
+	average float64 // seconds that a job takes, 0: not known
+}
+
+func newSlots(size int, limits map[string]int) *slots {
+	return &slots{size: size, limits: limits, waiting: map[string][]*mailbox{}, used: map[string]int{},
+		running: map[JobID]*attempt{}, idle: make(chan struct{})}
+}
+
+const (
+	// horizon is how far ahead jobs are claimed: what will start within it by
+	// the time that jobs have been seen to take.
+	horizon = 50 * time.Millisecond
+	// maxAhead bounds it.
+	maxAhead = 2000
+	// maxMailbox bounds how many jobs of one group a claim takes.
+	maxMailbox = 200
+)
+
+// want says how many jobs to claim now, and of one group how many.
+func (s *slots) want() (n, each int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	free := max(s.size-s.busy, 0)
+	each = 8
+	ahead := 0
+	if s.average > 0 {
+		soon := horizon.Seconds() / s.average
+		ahead = int(min(float64(s.size)*soon, maxAhead))
+		each = int(min(max(soon, 1), maxMailbox))
+	}
+	n = free + ahead - s.queued
+	if n < (free+ahead)/4 && n < 500 && s.queued > 0 {
+		n = 0 // not worth a round trip yet
+	}
+	return max(n, 0), each
+}
+
+// put queues a mailbox and returns one that must not wait here: of a limited
+// definition that has enough waiting already.
+func (s *slots) put(m *mailbox) (refused bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return true
+	}
+	name := m.head().job.Name
+	if limit, limited := s.limits[name]; limited && s.used[name] >= limit {
+		if len(s.waiting[name]) >= limit {
+			return true
+		}
+		s.waiting[name] = append(s.waiting[name], m)
+		s.queued += len(m.jobs)
+		return false
+	} else if limited {
+		s.used[name]++
+	}
+	if s.busy < s.size {
+		s.busy++
+		go s.run(m)
+		return false
+	}
+	s.ready = append(s.ready, m)
+	s.queued += len(m.jobs)
+	return false
+}
+
+// next gives a slot that has ended with its mailbox the next one, or none: then
+// the slot is free.
+func (s *slots) next() *mailbox {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.ready) > 0 && !s.closed {
+		m := s.ready[0]
+		s.ready[0] = nil
+		s.ready = s.ready[1:]
+		s.queued -= len(m.jobs)
+		return m
+	}
+	s.busy--
+	if s.closed && s.busy == 0 {
+		close(s.idle)
+	}
+	return nil
+}
+
+// begin books an attempt as running.
+func (s *slots) begin(a *attempt) {
+	s.mu.Lock()
+	s.running[a.job.ID] = a
+	s.mu.Unlock()
+}
+
+// end books it as over. limited gives its place to one that waits for it.
+func (s *slots) end(a *attempt, took time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.running, a.job.ID)
+	if a.alone {
+		s.alone--
+	}
+	const weight = 0.05
+	if seconds := max(took.Seconds(), 1e-7); s.average == 0 {
+		s.average = seconds
+	} else {
+		s.average += weight * (seconds - s.average)
+	}
+}
+
+// enter asks for a place of a limited definition, for a job in the middle of a
+// mailbox.
+func (s *slots) enter(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	limit, limited := s.limits[name]
+	if !limited {
+		return true
+	}
+	if s.used[name] >= limit {
+		return false
+	}
+	s.used[name]++
+	return true
+}
+
+// leave gives a place of a limited definition back.
+func (s *slots) leave(name string) {
+	if len(s.limits) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, limited := s.limits[name]; !limited {
+		return
+	}
+	if w := s.waiting[name]; len(w) > 0 && !s.closed {
+		s.waiting[name] = w[1:] // the place passes on
+		if s.busy < s.size {
+			s.busy++
+			s.queued -= len(w[0].jobs)
+			go s.run(w[0])
+			return
+		}
+		s.ready = append(s.ready, w[0])
+		return
+	}
+	s.used[name]--
+}
+
+// spare tells whether the limit of a definition lets this worker ask for more
+// of its jobs.
+func (s *slots) spare(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	limit, limited := s.limits[name]
+	return !limited || s.used[name] < limit && len(s.waiting[name]) == 0
+}
+
+// takeAlone tells whether a job that runs alone may be claimed: a worker has
+// one at a time, so that jobs that a crash only happened to hit do not meet the
+// one that causes it again.
+func (s *slots) takeAlone() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.alone == 0
+}
+
+func (s *slots) addAlone() {
+	s.mu.Lock()
+	s.alone++
+	s.mu.Unlock()
+}
+
+// none tells whether nothing is queued and nothing runs.
+func (s *slots) none() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.busy == 0 && s.queued == 0
+}
+
+// forget drops what has not started of a mailbox.
+func (s *slots) forget(m *mailbox) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range m.jobs {
+		if a.alone {
+			s.alone--
+		}
+	}
+	m.jobs = nil
+}
+
+// close stops mailboxes from starting and returns those that wait.
+func (s *slots) close() []*mailbox {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	all := s.ready
+	for _, w := range s.waiting {
+		all = append(all, w...)
+	}
+	s.ready, s.waiting, s.queued = nil, map[string][]*mailbox{}, 0
+	if s.busy == 0 {
+		close(s.idle)
+	}
+	return all
+}
+
+func (s *slots) stopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// wait waits until no slot is busy any more.
+func (s *slots) wait(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-s.idle:
+		return true
+	default:
+	}
+	select {
+	case <-s.idle:
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
+func (s *slots) runningNow() []*attempt {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]*attempt, 0, len(s.running))
+	for _, a := range s.running {
+		all = append(all, a)
+	}
+	return all
+}
+
+// dropSession forgets what waits and belongs to a session, and returns the
+// jobs of it that run.
+func (s *slots) dropSession(x *session) []JobID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	drop := func(m *mailbox) bool {
+		if m.lease.session != x {
+			return false
+		}
+		s.queued -= len(m.jobs)
+		for _, a := range m.jobs {
+			if a.alone {
+				s.alone--
+			}
+		}
+		return true
+	}
+	var gone []string
+	s.ready = slices.DeleteFunc(s.ready, func(m *mailbox) bool {
+		if !drop(m) {
+			return false
+		}
+		if _, limited := s.limits[m.head().job.Name]; limited {
+			gone = append(gone, m.head().job.Name)
+		}
+		return true
+	})
+	for name, w := range s.waiting {
+		s.waiting[name] = slices.DeleteFunc(w, drop)
+	}
+	for _, name := range gone {
+		s.used[name]--
+	}
+	var jobs []JobID
+	for id, a := range s.running {
+		if a.lease.session == x {
+			jobs = append(jobs, id)
+		}
+	}
+	slices.Sort(jobs)
+	return jobs
+}
+
+// revoke ends the contexts of jobs.
+func (s *slots) revoke(ids []int64) []JobID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var jobs []JobID
+	for _, id := range ids {
+		jobs = append(jobs, JobID(id))
+		if a := s.running[JobID(id)]; a != nil {
+			a.revoked.Store(true)
+			a.cancel(ErrLeaseLost)
+		}
+	}
+	return jobs
+}
