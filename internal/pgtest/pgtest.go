@@ -65,6 +65,34 @@ func Run(m *testing.M) int {
 // is none.
 func URL(t testing.TB) string {
 	t.Helper()
+	url, err := sharedURL()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return url
+}
+
+// Example is DB and Schema for an Example, which has no testing.TB. Call done
+// at its end.
+func Example() (pool *pgxpool.Pool, schema string, done func()) {
+	url, err := sharedURL()
+	if err != nil {
+		panic(err)
+	}
+	pool, err = pgxpool.New(context.Background(), url)
+	if err != nil {
+		panic(err)
+	}
+	schema = schemaName("example")
+	return pool, schema, func() {
+		pool.Close()
+		if err := drop(url, schema); err != nil {
+			panic(err)
+		}
+	}
+}
+
+func sharedURL() (string, error) {
 	shared.once.Do(func() {
 		// Not the test's context: the server is for the tests after it too.
 		ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
@@ -72,9 +100,9 @@ func URL(t testing.TB) string {
 		shared.server, shared.err = pgserver.Open(ctx, pgserver.Options{Settings: settings})
 	})
 	if shared.err != nil {
-		t.Fatal(shared.err)
+		return "", shared.err
 	}
-	return shared.server.URL()
+	return shared.server.URL(), nil
 }
 
 // DB returns a pool of [MaxConns] connections to the shared server. It is closed
