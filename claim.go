@@ -32,8 +32,8 @@ type claimLoop struct {
 	fullLook  time.Time // when the last look went all the way back
 	wakes     int       // found something since window began
 	window    time.Time
-	listed    bool // as a sleeper, in the database
-	settling  int  // looks that are still to come after falling asleep
+	listed    *session // as a sleeper, in the database; nil: none
+	settling  int      // looks that are still to come after falling asleep
 	registry  <-chan struct{}
 	collision int // claims in a row that met another claim of the lane
 }
@@ -125,6 +125,13 @@ func (l *claimLoop) nextLane() *laneState {
 	return nil
 }
 
+// callContext is for a call to the database. It does not end with Run's: a
+// statement that is cancelled half way costs its connection, and these take
+// milliseconds.
+func (l *claimLoop) callContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(l.values), l.mq.opts.SessionTTL/3)
+}
+
 // share divides the room among the lanes that may have work.
 func (l *claimLoop) share(n int) int {
 	hot := 0
@@ -143,6 +150,8 @@ func (l *claimLoop) lookForWork(ctx context.Context) error {
 		back, l.fullLook = 0, time.Now()
 	}
 	began := time.Now()
+	ctx, cancel := l.callContext()
+	defer cancel()
 	work, err := l.mq.store.FindWork(ctx, l.opts.Channels, l.wanted(), l.slots.takeAlone(), back)
 	if err != nil {
 		return err
@@ -190,10 +199,12 @@ func (l *claimLoop) claim(ctx context.Context, lane *laneState, n, each int) err
 	nonce := rand.Int64()
 	fromLog := lane.log
 	var c *store.Claim
+	call, cancel := l.callContext()
+	defer cancel()
 	if fromLog {
-		c, err = l.mq.store.ClaimLog(ctx, lane.id, s.id, nonce, n, each)
+		c, err = l.mq.store.ClaimLog(call, lane.id, s.id, nonce, n, each)
 	} else {
-		c, err = l.mq.store.ClaimDue(ctx, lane.id, s.id, nonce, n, each, l.wanted(), l.slots.takeAlone(), lane.from)
+		c, err = l.mq.store.ClaimDue(call, lane.id, s.id, nonce, n, each, l.wanted(), l.slots.takeAlone(), lane.from)
 	}
 	if err != nil {
 		// It may have been done all the same, and a live session's lease is
@@ -354,9 +365,9 @@ func (l *claimLoop) noteFound() {
 func (l *claimLoop) sleep(ctx context.Context) error {
 	wait := l.opts.PollInterval
 	switch {
-	case !l.listed && time.Since(l.found) < sleepAfter:
+	case l.listed == nil && time.Since(l.found) < sleepAfter:
 		wait = busyPoll
-	case !l.listed && l.mq.wakes.hears():
+	case (l.listed == nil || l.listed != l.session) && l.mq.wakes.hears():
 		s, err := l.current(ctx)
 		if err != nil {
 			return err
@@ -366,7 +377,7 @@ func (l *claimLoop) sleep(ctx context.Context) error {
 		}
 		// Whoever enqueued just before did not see that we sleep: look again, and
 		// a few times more, for transactions that were open.
-		l.listed, l.look, l.settling = true, true, 3
+		l.listed, l.look, l.settling = s, true, 3
 		return nil
 	case l.settling > 0:
 		wait = min(wait, 100*time.Millisecond<<(2*(3-l.settling)))
@@ -396,7 +407,6 @@ func (l *claimLoop) sleep(ctx context.Context) error {
 		return l.mq.Deploy(ctx)
 	case <-lost:
 		l.lost(l.session)
-		l.listed = false
 	case <-t.C:
 		l.look = true
 	}
@@ -405,11 +415,11 @@ func (l *claimLoop) sleep(ctx context.Context) error {
 
 // unlist tells that nobody needs to notify this worker.
 func (l *claimLoop) unlist() {
-	s := l.session
-	if !l.listed || s == nil {
+	s := l.listed
+	if s == nil {
 		return
 	}
-	l.listed = false
+	l.listed = nil
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(l.values), time.Second)
 	defer cancel()
 	if err := l.mq.store.Wake(ctx, s.id); err != nil {

@@ -178,12 +178,12 @@ func (r *workerRun) conclude(m *mailbox, a *attempt, err error) bool {
 	e := a.end(err, took)
 	rep := report{ends: []ending{e}}
 	holds := a.strict && (e.op == store.OpRetry || e.op == store.OpAgain)
-	stop := holds || r.slots.stopping() || e.op == store.OpBack
+	stop := holds || r.slots.stopping() || e.op == store.OpBack || a.revoked.Load()
 	if stop {
 		for _, b := range m.jobs {
 			rep.ends = append(rep.ends, ending{attempt: b, op: store.OpBack})
 		}
-		m.jobs = nil
+		r.slots.forget(m)
 	}
 	if m.group != "" && len(m.jobs) == 0 {
 		rep.release, rep.lease = m.group, m.lease

@@ -32,7 +32,8 @@ type slots struct {
 	used    map[string]int        // of the limits
 	queued  int                   // jobs in ready and waiting
 	running map[JobID]*attempt
-	alone   int // jobs that run alone, running or queued
+	grouped map[JobID]*attempt // of a group, running or to run in a mailbox
+	alone   int                // jobs that run alone, running or queued
 	closed  bool
 	idle    chan struct{} // closed while closed && busy == 0
 
@@ -41,7 +42,7 @@ type slots struct {
 
 func newSlots(size int, limits map[string]int) *slots {
 	return &slots{size: size, limits: limits, waiting: map[string][]*mailbox{}, used: map[string]int{},
-		running: map[JobID]*attempt{}, idle: make(chan struct{})}
+		running: map[JobID]*attempt{}, grouped: map[JobID]*attempt{}, idle: make(chan struct{})}
 }
 
 const (
@@ -80,6 +81,11 @@ func (s *slots) put(m *mailbox) (refused bool) {
 	defer s.mu.Unlock()
 	if s.closed {
 		return true
+	}
+	if m.group != "" {
+		for _, a := range m.jobs {
+			s.grouped[a.job.ID] = a
+		}
 	}
 	name := m.head().job.Name
 	if limit, limited := s.limits[name]; limited && s.used[name] >= limit {
@@ -124,8 +130,11 @@ func (s *slots) next() *mailbox {
 // begin books an attempt as running.
 func (s *slots) begin(a *attempt) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.running[a.job.ID] = a
-	s.mu.Unlock()
+	if a.revoked.Load() {
+		a.cancel(ErrLeaseLost)
+	}
 }
 
 // end books it as over. limited gives its place to one that waits for it.
@@ -133,6 +142,9 @@ func (s *slots) end(a *attempt, took time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.running, a.job.ID)
+	if a.job.Group != "" {
+		delete(s.grouped, a.job.ID)
+	}
 	if a.alone {
 		s.alone--
 	}
@@ -220,6 +232,7 @@ func (s *slots) forget(m *mailbox) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, a := range m.jobs {
+		delete(s.grouped, a.job.ID)
 		if a.alone {
 			s.alone--
 		}
@@ -287,6 +300,7 @@ func (s *slots) dropSession(x *session) []JobID {
 		}
 		s.queued -= len(m.jobs)
 		for _, a := range m.jobs {
+			delete(s.grouped, a.job.ID)
 			if a.alone {
 				s.alone--
 			}
@@ -326,9 +340,11 @@ func (s *slots) revoke(ids []int64) []JobID {
 	var jobs []JobID
 	for _, id := range ids {
 		jobs = append(jobs, JobID(id))
-		if a := s.running[JobID(id)]; a != nil {
+		if a := s.grouped[JobID(id)]; a != nil {
 			a.revoked.Store(true)
-			a.cancel(ErrLeaseLost)
+			if s.running[a.job.ID] == a {
+				a.cancel(ErrLeaseLost)
+			}
 		}
 	}
 	return jobs
