@@ -24,6 +24,10 @@ help: ## list the targets
 demo: postgres bin/bearmq ## run the demo on a private PostgreSQL (or that of DATABASE_URL)
 	./bin/bearmq demo
 
+.PHONY: data
+data: ## make the demo's data file again, byte for byte the same
+	go run ./cmd/bearmq/internal/orders/generate testdata/orders.csv
+
 .PHONY: test
 test: postgres ## test every module (COUNT=10 repeats, RUN=TestGroup selects)
 	$(GOTEST) -run '$(RUN)' $(PACKAGES)

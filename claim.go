@@ -54,6 +54,7 @@ const (
 // claimLoop runs until ctx ends or, for Drain, until nothing is left.
 func (r *workerRun) claimLoop(ctx context.Context) {
 	r.slots.run = func(m *mailbox) { r.slot(m, false) }
+	r.slots.spared = r.ear.ring
 	l := &claimLoop{workerRun: r, lanes: map[int32]*laneState{}, look: true, fails: newPause(), registry: r.mq.registry.changed()}
 	defer l.unlist()
 	for ctx.Err() == nil {
@@ -74,7 +75,18 @@ var errDrained = errors.New("nothing is left")
 
 // step does one thing: claim, look, or sleep.
 func (l *claimLoop) step(ctx context.Context) error {
+	if l.session != nil && l.session.lost() {
+		l.lost(l.session)
+		l.look = true
+	}
 	l.hear()
+	slow, limited := l.slots.stale()
+	for _, m := range slow {
+		l.giveBack(m)
+	}
+	for _, m := range limited {
+		l.park(m)
+	}
 	n, each := l.slots.want()
 	if n == 0 || l.finisher.behind() {
 		l.waitForRoom(ctx)
@@ -386,6 +398,9 @@ func (l *claimLoop) sleep(ctx context.Context) error {
 	if !l.nextDue.IsZero() {
 		wait = min(wait, max(time.Until(l.nextDue), time.Millisecond))
 	}
+	if l.slots.holds() {
+		wait = min(wait, hoard)
+	}
 	// Not all at once, where many workers started together.
 	if wait == l.opts.PollInterval {
 		wait -= rand.N(wait/10 + 1)
@@ -406,7 +421,6 @@ func (l *claimLoop) sleep(ctx context.Context) error {
 		l.look = true
 		return l.mq.Deploy(ctx)
 	case <-lost:
-		l.lost(l.session)
 	case <-t.C:
 		l.look = true
 	}

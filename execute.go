@@ -141,12 +141,21 @@ func (r *workerRun) call(a *attempt, h *handler) (err error) {
 		}
 	}()
 	err = h.run(ctx, a.job)
+	if err != nil {
+		err = examined(ctx, err)
+	}
 	returned = true
-	if err != nil && ctx.Err() != nil {
-		// What the handler returns is often just "context canceled": keep why.
-		if cause := context.Cause(ctx); !errors.Is(err, cause) {
-			err = &causedError{err, cause}
-		}
+	return err
+}
+
+// examined is a handler's error, with why its context ended: what a handler
+// returns is often just "context canceled". It asks of the error all that is
+// asked of it later, where a panic in its methods would end the process.
+func examined(ctx context.Context, err error) error {
+	_ = errors.Is(err, ErrShutdown)
+	_ = classify(err)
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+		return &causedError{err, cause}
 	}
 	return err
 }
@@ -176,6 +185,9 @@ func (r *workerRun) conclude(m *mailbox, a *attempt, err error) bool {
 		}
 	}
 	e := a.end(err, took)
+	if a.strict && e.op == store.OpBack {
+		e.op = store.OpAgain // it has started: nobody of its group may come before it now
+	}
 	rep := report{ends: []ending{e}}
 	holds := a.strict && (e.op == store.OpRetry || e.op == store.OpAgain)
 	stop := holds || r.slots.stopping() || e.op == store.OpBack || a.revoked.Load()
@@ -273,6 +285,9 @@ func (r *workerRun) giveBack(m *mailbox) {
 	}
 	if m.group != "" {
 		rep.release, rep.lease = m.group, m.lease
+		if head := m.head(); head.strict && head.ticket { // it may have started once, and holds its group
+			rep.ends[0].op, rep.holder = store.OpAgain, head.job.ID
+		}
 	}
 	r.slots.forget(m)
 	r.finisher.add(rep)

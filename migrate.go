@@ -26,6 +26,17 @@ func (mq *Context) Migrate(ctx context.Context) error {
 	return nil
 }
 
+// DropSchema takes the schema away, with all jobs in it. Stop everything that
+// uses it first; a table that is in use for 10 s is an error. It refuses, and
+// drops nothing, where the schema has not been migrated ([ErrNotMigrated]) or
+// holds tables that are not BearMQ's.
+func (mq *Context) DropSchema(ctx context.Context) error {
+	if err := mq.store.Drop(ctx); err != nil {
+		return fmt.Errorf("bearmq: %w", err)
+	}
+	return nil
+}
+
 // MigrationSQL is the script that Migrate runs, for those who let a tool of
 // their own, or another role, change the database. It is safe to run twice,
 // and brings a schema of any older version to this library's. An illegal name

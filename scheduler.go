@@ -12,8 +12,8 @@ import (
 // and its job are one statement, which only one of them can make.
 type scheduler struct {
 	*daemon
-	deployed  []*repeat       // as they were last stored
-	abandoned map[string]bool // due ticks that nobody here can make, reported once
+	deployed  []*repeat            // as they were last stored
+	abandoned map[string]time.Time // due ticks that nobody here can make, by schedule: reported once
 }
 
 func (s *scheduler) tick(ctx context.Context) (time.Duration, error) {
@@ -74,8 +74,11 @@ func (s *scheduler) deploy(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := s.mq.Deploy(ctx); err != nil {
+		return err
+	}
 	s.deployed = repeats
-	return s.mq.Deploy(ctx)
+	return nil
 }
 
 // make enqueues the job of a tick. Of ticks that nobody made in time only the
@@ -101,11 +104,14 @@ func (s *scheduler) make(ctx context.Context, r *repeat, sched store.Schedule, n
 
 // orphan reports a tick for which this process has no function.
 func (s *scheduler) orphan(sched store.Schedule) {
-	key := sched.Name + "\x00" + sched.Spec + "\x00" + sched.Next.String()
-	if s.abandoned[key] {
+	key := sched.Name + "\x00" + sched.Spec
+	if s.abandoned[key].Equal(sched.Next) {
 		return
 	}
-	s.abandoned = map[string]bool{key: true}
+	if s.abandoned == nil {
+		s.abandoned = map[string]time.Time{}
+	}
+	s.abandoned[key] = sched.Next
 	s.mq.log.Warn("bearmq: a schedule is due that this process does not know", "daemon", s.name, "definition", sched.Name, "schedule", sched.Spec)
 	s.mq.emit(ScheduleOrphaned{About{Time: time.Now(), Definition: sched.Name, Worker: s.name}, sched.Next})
 }

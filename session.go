@@ -28,6 +28,7 @@ type session struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	quit   chan bool // whether to end the session in the database
+	ended  []JobID   // whose handlers ended after the loss; of the slots
 	once   sync.Once
 	done   chan struct{}
 }

@@ -13,6 +13,7 @@ type mailbox struct {
 	group   string
 	jobs    []*attempt // not yet started, in order
 	current *attempt   // the last one that was started
+	since   time.Time  // waits for a slot, or for its limit
 }
 
 func (m *mailbox) head() *attempt { return m.jobs[0] }
@@ -24,15 +25,17 @@ type slots struct {
 	size   int
 	limits map[string]int
 	run    func(*mailbox) // on a goroutine of its own
+	spared func()         // told when there is room again for a limited definition, or a job that runs alone
 
 	mu      sync.Mutex
 	busy    int // slots
 	ready   []*mailbox
 	waiting map[string][]*mailbox // for a limit, by definition
 	used    map[string]int        // of the limits
-	queued  int                   // jobs in ready and waiting
-	running map[JobID]*attempt
+	queued  int                   // jobs in ready
+	running map[*attempt]bool
 	grouped map[JobID]*attempt // of a group, running or to run in a mailbox
+	retaken map[JobID]bool     // the session will yet be told that it lost them; it has them again
 	alone   int                // jobs that run alone, running or queued
 	closed  bool
 	idle    chan struct{} // closed while closed && busy == 0
@@ -41,8 +44,8 @@ type slots struct {
 }
 
 func newSlots(size int, limits map[string]int) *slots {
-	return &slots{size: size, limits: limits, waiting: map[string][]*mailbox{}, used: map[string]int{},
-		running: map[JobID]*attempt{}, grouped: map[JobID]*attempt{}, idle: make(chan struct{})}
+	return &slots{size: size, limits: limits, spared: func() {}, waiting: map[string][]*mailbox{}, used: map[string]int{},
+		running: map[*attempt]bool{}, grouped: map[JobID]*attempt{}, retaken: map[JobID]bool{}, idle: make(chan struct{})}
 }
 
 const (
@@ -51,6 +54,9 @@ const (
 	horizon = 50 * time.Millisecond
 	// maxAhead bounds it.
 	maxAhead = 2000
+	// hoard is how long what was claimed ahead may wait behind jobs that take
+	// longer than expected. Then it goes back, for others to take.
+	hoard = 10 * horizon
 	// maxMailbox bounds how many jobs of one group a claim takes.
 	maxMailbox = 200
 )
@@ -59,8 +65,11 @@ const (
 func (s *slots) want() (n, each int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	free := max(s.size-s.busy, 0)
 	each = 8
+	if len(s.ready) > 0 && time.Since(s.ready[0].since) > horizon {
+		return 0, each // the guess was wrong
+	}
+	free := max(s.size-s.busy, 0)
 	ahead := 0
 	if s.average > 0 {
 		soon := horizon.Seconds() / s.average
@@ -84,28 +93,59 @@ func (s *slots) put(m *mailbox) (refused bool) {
 	}
 	if m.group != "" {
 		for _, a := range m.jobs {
-			s.grouped[a.job.ID] = a
+			s.book(a)
 		}
 	}
+	m.since = time.Now()
 	name := m.head().job.Name
 	if limit, limited := s.limits[name]; limited && s.used[name] >= limit {
 		if len(s.waiting[name]) >= limit {
 			return true
 		}
 		s.waiting[name] = append(s.waiting[name], m)
-		s.queued += len(m.jobs)
 		return false
 	} else if limited {
 		s.used[name]++
 	}
+	s.start(m)
+	return false
+}
+
+// book notes a job of a group. One that is here already, under the same
+// session, was taken away from its earlier attempt.
+func (s *slots) book(a *attempt) {
+	id := a.job.ID
+	if old := s.grouped[id]; old != nil && old.lease.session == a.lease.session && !old.revoked.Load() {
+		s.take(old)
+		s.retaken[id] = true
+	}
+	s.grouped[id] = a
+}
+
+// unbook forgets a job of a group.
+func (s *slots) unbook(a *attempt) {
+	if s.grouped[a.job.ID] == a {
+		delete(s.grouped, a.job.ID)
+	}
+}
+
+// take ends the context of an attempt whose job was taken away.
+func (s *slots) take(a *attempt) {
+	a.revoked.Store(true)
+	if s.running[a] {
+		a.cancel(ErrLeaseLost)
+	}
+}
+
+// start gives a mailbox a slot, or a place in the queue for one.
+func (s *slots) start(m *mailbox) {
 	if s.busy < s.size {
 		s.busy++
 		go s.run(m)
-		return false
+		return
 	}
 	s.ready = append(s.ready, m)
 	s.queued += len(m.jobs)
-	return false
 }
 
 // next gives a slot that has ended with its mailbox the next one, or none: then
@@ -131,7 +171,7 @@ func (s *slots) next() *mailbox {
 func (s *slots) begin(a *attempt) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.running[a.job.ID] = a
+	s.running[a] = true
 	if a.revoked.Load() {
 		a.cancel(ErrLeaseLost)
 	}
@@ -141,12 +181,14 @@ func (s *slots) begin(a *attempt) {
 func (s *slots) end(a *attempt, took time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.running, a.job.ID)
-	if a.job.Group != "" {
-		delete(s.grouped, a.job.ID)
+	delete(s.running, a)
+	s.unbook(a)
+	if x := a.lease.session; x.lost() {
+		x.ended = append(x.ended, a.job.ID)
 	}
 	if a.alone {
 		s.alone--
+		s.spared()
 	}
 	const weight = 0.05
 	if seconds := max(took.Seconds(), 1e-7); s.average == 0 {
@@ -184,16 +226,54 @@ func (s *slots) leave(name string) {
 	}
 	if w := s.waiting[name]; len(w) > 0 && !s.closed {
 		s.waiting[name] = w[1:] // the place passes on
-		if s.busy < s.size {
-			s.busy++
-			s.queued -= len(w[0].jobs)
-			go s.run(w[0])
-			return
-		}
-		s.ready = append(s.ready, w[0])
+		w[0].since = time.Now()
+		s.start(w[0])
 		return
 	}
 	s.used[name]--
+	s.spared()
+}
+
+// holds tells whether something waits.
+func (s *slots) holds() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, w := range s.waiting {
+		if len(w) > 0 {
+			return true
+		}
+	}
+	return len(s.ready) > 0
+}
+
+// stale takes out what has waited for too long: behind slow jobs, or behind
+// the limit of its definition.
+func (s *slots) stale() (slow, limited []*mailbox) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := func(w []*mailbox) bool { return len(w) > 0 && time.Since(w[0].since) > hoard }
+	if old(s.ready) {
+		slow, s.ready, s.queued = s.ready, nil, 0
+		s.average = 0 // is not what it was
+		for _, m := range slow {
+			s.unlimit(m)
+		}
+	}
+	for name, w := range s.waiting {
+		if old(w) {
+			limited = append(limited, w...)
+			delete(s.waiting, name)
+		}
+	}
+	return slow, limited
+}
+
+// unlimit takes from a mailbox that was ready the place of its definition.
+func (s *slots) unlimit(m *mailbox) {
+	if name := m.head().job.Name; s.limits[name] > 0 {
+		s.used[name]--
+		s.spared()
+	}
 }
 
 // spare tells whether the limit of a definition lets this worker ask for more
@@ -231,13 +311,19 @@ func (s *slots) none() bool {
 func (s *slots) forget(m *mailbox) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.drop(m)
+	m.jobs = nil
+}
+
+// drop is forget under the lock.
+func (s *slots) drop(m *mailbox) {
 	for _, a := range m.jobs {
-		delete(s.grouped, a.job.ID)
+		s.unbook(a)
 		if a.alone {
 			s.alone--
+			s.spared()
 		}
 	}
-	m.jobs = nil
 }
 
 // close stops mailboxes from starting and returns those that wait.
@@ -283,14 +369,14 @@ func (s *slots) runningNow() []*attempt {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := make([]*attempt, 0, len(s.running))
-	for _, a := range s.running {
+	for a := range s.running {
 		all = append(all, a)
 	}
 	return all
 }
 
-// dropSession forgets what waits and belongs to a session, and returns the
-// jobs of it that run.
+// dropSession forgets what waits and belongs to a session that was lost, and
+// returns the jobs of it that were running.
 func (s *slots) dropSession(x *session) []JobID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -298,35 +384,25 @@ func (s *slots) dropSession(x *session) []JobID {
 		if m.lease.session != x {
 			return false
 		}
-		s.queued -= len(m.jobs)
-		for _, a := range m.jobs {
-			delete(s.grouped, a.job.ID)
-			if a.alone {
-				s.alone--
-			}
-		}
+		s.drop(m)
 		return true
 	}
-	var gone []string
 	s.ready = slices.DeleteFunc(s.ready, func(m *mailbox) bool {
 		if !drop(m) {
 			return false
 		}
-		if _, limited := s.limits[m.head().job.Name]; limited {
-			gone = append(gone, m.head().job.Name)
-		}
+		s.queued -= len(m.jobs)
+		s.unlimit(m)
 		return true
 	})
 	for name, w := range s.waiting {
 		s.waiting[name] = slices.DeleteFunc(w, drop)
 	}
-	for _, name := range gone {
-		s.used[name]--
-	}
-	var jobs []JobID
-	for id, a := range s.running {
+	clear(s.retaken)
+	jobs := x.ended
+	for a := range s.running {
 		if a.lease.session == x {
-			jobs = append(jobs, id)
+			jobs = append(jobs, a.job.ID)
 		}
 	}
 	slices.Sort(jobs)
@@ -339,12 +415,12 @@ func (s *slots) revoke(ids []int64) []JobID {
 	defer s.mu.Unlock()
 	var jobs []JobID
 	for _, id := range ids {
-		jobs = append(jobs, JobID(id))
-		if a := s.grouped[JobID(id)]; a != nil {
-			a.revoked.Store(true)
-			if s.running[a.job.ID] == a {
-				a.cancel(ErrLeaseLost)
-			}
+		id := JobID(id)
+		jobs = append(jobs, id)
+		if s.retaken[id] {
+			delete(s.retaken, id)
+		} else if a := s.grouped[id]; a != nil {
+			s.take(a)
 		}
 	}
 	return jobs

@@ -198,7 +198,7 @@ func (r *workerRun) current(ctx context.Context) (*session, error) {
 	r.mu.Lock()
 	s := r.session
 	r.mu.Unlock()
-	if s != nil && s.ctx.Err() == nil {
+	if s != nil && !s.lost() {
 		return s, nil
 	}
 	if s != nil {
@@ -243,17 +243,19 @@ func (r *workerRun) stop() error {
 	r.mu.Lock()
 	s := r.session
 	r.mu.Unlock()
-	if s == nil {
-		r.finisher.close(0)
-		return nil
-	}
-	if !r.slots.wait(r.opts.StopGrace) {
+	if !r.slots.wait(r.opts.StopGrace) && s != nil {
 		s.cancel(ErrShutdown)
 	}
 	patience := min(max(r.opts.StopGrace/10, time.Second), 5*time.Second)
 	idle := r.slots.wait(patience)
 	written := r.finisher.close(max(patience, 5*time.Second))
-	s.close(idle && written)
+	switch {
+	case s == nil: // what still runs is of one that was lost
+	case s.lost():
+		r.lost(s)
+	default:
+		s.close(idle && written)
+	}
 	if idle {
 		return nil
 	}

@@ -76,9 +76,10 @@ CREATE TABLE bearmq.lease (
   session_id  uuid NOT NULL,
   lane        integer,
   finished    boolean NOT NULL DEFAULT false,
-  unlocked    text[] COLLATE "C"
+  unlocked    text[] COLLATE "C",
+  progress    jsonb
 ) WITH (fillfactor = 70);
-COMMENT ON TABLE bearmq.lease IS 'what one claim handed out: a stretch (lo, hi] of a lane, and the tickets that name it; the newest lease of a lane is the lane''s cursor; claim is the random number that fences it; unlocked names the groups taken away from it';
+COMMENT ON TABLE bearmq.lease IS 'what one claim handed out: a stretch (lo, hi] of a lane, and the tickets that name it; the newest lease of a lane is the lane''s cursor; claim is the random number that fences it; unlocked names the groups taken away from it, progress when a job of a group last ended whose mailbox goes on';
 CREATE INDEX lease_cursor ON bearmq.lease (lane, id) WHERE lane IS NOT NULL;
 CREATE INDEX lease_session ON bearmq.lease (session_id);
 

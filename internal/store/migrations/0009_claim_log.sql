@@ -64,8 +64,11 @@ BEGIN
         false, false, c.name, c.group_key, c.payload, c.options
       FROM chunk c WHERE c.group_key IS NULL OR c.id IN (SELECT t.id FROM taken t WHERE NOT t.turned)
     UNION ALL
-    SELECT j.id, t.token, j.created_at, k.attempt, k.losses, true, k.alone, j.name, j.group_key, j.payload, j.options
-      FROM taken t, LATERAL (SELECT * FROM bearmq.job j WHERE j.id = t.id) j, LATERAL (SELECT * FROM bearmq.ticket k WHERE k.job_id = t.id) k
+    -- A job of this very stretch that its group's turn took at once has a ticket that this statement does not see yet: a new one.
+    SELECT j.id, t.token, j.created_at, coalesce(k.attempt, 1::smallint), coalesce(k.losses, 0::smallint), true, coalesce(k.alone, false),
+        j.name, j.group_key, j.payload, j.options
+      FROM taken t, LATERAL (SELECT * FROM bearmq.job j WHERE j.id = t.id) j
+        LEFT JOIN LATERAL (SELECT * FROM bearmq.ticket k WHERE k.job_id = t.id) k ON true
       WHERE t.turned;
     EXIT WHEN FOUND;
     IF i = 1 THEN

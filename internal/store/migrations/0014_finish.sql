@@ -27,6 +27,7 @@ DECLARE
   v_held     bigint[];     -- the leases that passed the fence, NULL in the place of one that did not
   v_lost     boolean;
   v_unlocked boolean;
+  v_slow     boolean;      -- one of them is older than a second and goes on
   v_refused  bigint[];
   v_settled  bigint[];
   v_own      bigint[];
@@ -34,9 +35,11 @@ DECLARE
   b_keys text[]; b_xids xid8[]; b_ids bigint[];
 BEGIN
   PERFORM bearmq.guard_v1(false);
-  SELECT array_agg(l.id ORDER BY u.n), count(l.id) < cardinality(p_leases), bool_or(l.unlocked) INTO v_held, v_lost, v_unlocked
-    FROM unnest(p_leases, p_claims) WITH ORDINALITY u(id, claim, n)
-    LEFT JOIN LATERAL (SELECT l.id, l.unlocked IS NOT NULL AS unlocked FROM bearmq.lease l
+  SELECT array_agg(l.id ORDER BY u.n), count(l.id) < cardinality(p_leases), bool_or(l.unlocked),
+      bool_or(NOT u.closed AND l.created_at < clock_timestamp() - interval '1 second')
+    INTO v_held, v_lost, v_unlocked, v_slow
+    FROM unnest(p_leases, p_claims, p_closed) WITH ORDINALITY u(id, claim, closed, n)
+    LEFT JOIN LATERAL (SELECT l.id, l.created_at, l.unlocked IS NOT NULL AS unlocked FROM bearmq.lease l
       WHERE l.id = u.id AND l.claim = u.claim AND NOT l.finished FOR NO KEY UPDATE) l ON true;
   IF v_lost THEN
     RETURN QUERY SELECT 'lost', u.id FROM unnest(p_leases, v_held) u(id, held) WHERE u.held IS NULL;
@@ -87,11 +90,13 @@ BEGIN
       SELECT r.id, r.attempt, r.seconds, r.error
       FROM json_to_recordset(p_rest) r(id bigint, l integer, op text, attempt smallint, seconds real, error text)
       WHERE r.op IN ('retry', 'fail') AND v_held[r.l] IS NOT NULL AND NOT r.id = ANY (v_refused)
+        AND EXISTS (SELECT 1 FROM bearmq.job j WHERE j.id = r.id)  -- a lost call may have finished it, and retention deleted it
       ON CONFLICT DO NOTHING;
     INSERT INTO bearmq.outcome (job_id, state, attempt, claim, seconds, error)
       SELECT r.id, 'f', r.attempt, p_claims[r.l], r.seconds, r.error
       FROM json_to_recordset(p_rest) r(id bigint, l integer, op text, attempt smallint, seconds real, error text)
       WHERE r.op IN ('fail', 'lost') AND v_held[r.l] IS NOT NULL AND NOT r.id = ANY (v_refused)
+        AND EXISTS (SELECT 1 FROM bearmq.job j WHERE j.id = r.id)
         AND NOT EXISTS (SELECT 1 FROM bearmq.ticket t WHERE t.job_id = r.id AND t.lease_id IS DISTINCT FROM v_held[r.l])
       ON CONFLICT (job_id) DO NOTHING;
     DELETE FROM bearmq.ticket t USING json_to_recordset(p_rest) r(id bigint, l integer, op text)
@@ -121,6 +126,17 @@ BEGIN
       PERFORM bearmq.notify_lanes_v1(v_lanes, p_session);
       RETURN QUERY SELECT 'turn', u::bigint FROM unnest(v_lanes) u;
     END IF;
+  END IF;
+
+  -- From now on the next job of the mailbox holds its group: unlock_groups_v1 counts from here.
+  IF v_slow THEN
+    UPDATE bearmq.lease l SET progress = coalesce(l.progress, '{}') || u.progress
+      FROM (SELECT u.l, jsonb_object_agg(j.group_key, clock_timestamp()) AS progress
+            FROM (SELECT u.id, u.l FROM unnest(p_done, p_done_lease) u(id, l)
+                  UNION ALL SELECT r.id, r.l FROM json_to_recordset(p_rest) r(id bigint, l integer)) u,
+              LATERAL (SELECT j.group_key FROM bearmq.job j WHERE j.id = u.id) j
+            WHERE j.group_key IS NOT NULL AND NOT j.group_key = ANY (p_keys) AND NOT p_closed[u.l] GROUP BY u.l) u
+      WHERE l.id = v_held[u.l];
   END IF;
 
   PERFORM bearmq.close_leases_v1((SELECT array_agg(u.id) FROM unnest(v_held, p_closed) u(id, closed) WHERE u.closed AND u.id IS NOT NULL));

@@ -1,7 +1,8 @@
 -- complete_tx_v1 writes a job's outcome in the transaction of its handler, behind the same fence as finish_v1. The lease
 -- stays locked against recovery until that transaction ends, so the transaction may not idle longer than the session
--- lives. It touches neither tickets nor groups: finish does, afterwards. It returns false where the lease was lost.
--- Index: the keys of lease and outcome. Locks: the lease (FOR KEY SHARE: several jobs of a lease may do this at once).
+-- lives. It touches no group: finish does, afterwards. Until then the job has a ticket, which keeps it from retention.
+-- It returns false where the lease was lost.
+-- Index: the keys of lease, outcome, job and ticket. Locks: the lease (FOR KEY SHARE: several jobs of a lease may do this at once).
 CREATE FUNCTION bearmq.complete_tx_v1(p_session uuid, p_lease bigint, p_claim bigint, p_job bigint, p_group text, p_attempt smallint,
   p_seconds real, p_result json)
 RETURNS boolean
@@ -20,6 +21,9 @@ BEGIN
     PERFORM set_config('idle_in_transaction_session_timeout', v_left::text, true);
   END IF;
   INSERT INTO bearmq.outcome (job_id, state, attempt, claim, seconds, result) VALUES (p_job, 'c', p_attempt, p_claim, p_seconds, p_result);
+  INSERT INTO bearmq.ticket (job_id, lane, xid, name, group_key, attempt, state, lease_id)
+    SELECT j.id, j.lane, coalesce(j.xid, '0'), j.name, j.group_key, p_attempt, 'c', p_lease FROM bearmq.job j WHERE j.id = p_job
+    ON CONFLICT (job_id) DO NOTHING;
   RETURN true;
 END $body$;
 

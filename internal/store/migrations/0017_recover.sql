@@ -42,9 +42,11 @@ SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_ha
 $body$;
 
 -- lose_jobs_v1 takes jobs away from a lease: p_lost may have run and have died with their process, p_back were handed out
--- and had not started. It returns what became of the lost ones. The caller holds the lease, and releases the groups.
+-- and had not started. Those of p_heads are to hold their groups, and become due; the others of a group are blocked. It
+-- returns the blocked ones, and those that failed. The caller holds the lease, and releases the groups.
 -- A job at its last loss but one may be what kills its process: from now on it runs alone.
-CREATE FUNCTION bearmq.lose_jobs_v1(p_lease bigint, p_claim bigint, p_lost bigint[], p_back bigint[], p_max_losses integer, p_reason text,
+CREATE FUNCTION bearmq.lose_jobs_v1(p_lease bigint, p_claim bigint, p_lost bigint[], p_back bigint[], p_heads bigint[],
+  p_max_losses integer, p_reason text,
   OUT b_keys text[], OUT b_xids xid8[], OUT b_ids bigint[], OUT failed bigint[])
 LANGUAGE plpgsql
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -52,18 +54,18 @@ SET plan_cache_mode = force_generic_plan AS $body$
 BEGIN
   WITH w AS (
     INSERT INTO bearmq.ticket AS t (job_id, lane, xid, name, group_key, state, losses, alone)
-      SELECT j.id, j.lane, coalesce(j.xid, '0'), j.name, j.group_key, CASE WHEN j.group_key IS NULL THEN 'd' ELSE 'b' END::"char",
+      SELECT j.id, j.lane, coalesce(j.xid, '0'), j.name, j.group_key, CASE WHEN j.group_key IS NULL OR j.id = ANY (p_heads) THEN 'd' ELSE 'b' END::"char",
         u.lost, u.lost > 0 AND u.lost >= p_max_losses - 1
       FROM (SELECT l AS id, 1 AS lost FROM unnest(p_lost) l UNION ALL SELECT b, 0 FROM unnest(p_back) b) u,
         LATERAL (SELECT * FROM bearmq.job j WHERE j.id = u.id) j
     ON CONFLICT (job_id) DO UPDATE SET state = excluded.state, run_at = excluded.run_at, lease_id = NULL, losses = t.losses + excluded.losses,
       alone = t.alone OR excluded.losses > 0 AND t.losses + excluded.losses >= p_max_losses - 1
-    RETURNING t.job_id, t.xid, t.group_key, t.losses),
-  f AS (SELECT w.job_id FROM w WHERE w.losses >= p_max_losses AND w.job_id = ANY (p_lost))
-  SELECT array_agg(w.group_key) FILTER (WHERE w.group_key IS NOT NULL), array_agg(w.xid) FILTER (WHERE w.group_key IS NOT NULL),
-    array_agg(w.job_id) FILTER (WHERE w.group_key IS NOT NULL), (SELECT array_agg(f.job_id) FROM f)
+    RETURNING t.job_id, t.xid, t.group_key, t.losses, t.state),
+  f AS (SELECT w.job_id FROM w WHERE w.losses >= p_max_losses AND w.job_id = ANY (coalesce(p_lost, '{}')))
+  SELECT array_agg(w.group_key) FILTER (WHERE w.state = 'b'), array_agg(w.xid) FILTER (WHERE w.state = 'b'),
+    array_agg(w.job_id) FILTER (WHERE w.state = 'b'), (SELECT array_agg(f.job_id) FROM f)
   INTO b_keys, b_xids, b_ids, failed
-  FROM w WHERE NOT (w.losses >= p_max_losses AND w.job_id = ANY (p_lost));
+  FROM w WHERE NOT (w.losses >= p_max_losses AND w.job_id = ANY (coalesce(p_lost, '{}')));
   IF failed IS NULL THEN RETURN; END IF;
   INSERT INTO bearmq.outcome (job_id, state, attempt, claim, error)
     SELECT t.job_id, 'f', t.attempt, p_claim, format('lost %s times: %s', t.losses, p_reason) FROM unnest(failed) u(id), LATERAL (
@@ -71,9 +73,10 @@ BEGIN
   DELETE FROM bearmq.ticket t USING unnest(failed) u(id) WHERE t.job_id = u.id;
 END $body$;
 
--- recover_v1 gives back what a dead session's lease held. Jobs without an outcome get a ticket: those of a group as blocked
--- ones, in their order, before all that came after them; as due ones they would be overtaken. Of a group only the first
--- can have started; of the others nobody knows.
+-- recover_v1 gives back what a dead session's lease held. Jobs without an outcome get a ticket. Of a group only the first
+-- can have started; of the others nobody knows. The first goes on holding its group, so that no job of another lane that
+-- stands before it in the group's order comes between its start and its end; the others are blocked ones, in their order,
+-- before all that came after them. As due ones that hold nothing they would be overtaken.
 -- Locks: the lease (SKIP LOCKED), then groups in key order.
 CREATE FUNCTION bearmq.recover_v1(p_lease bigint, p_max_losses integer)
 RETURNS TABLE (job_id bigint, name text, lane integer, group_key text, attempt smallint, losses smallint, failed boolean)
@@ -86,7 +89,8 @@ DECLARE
   v_lost  bigint[];
   v_back  bigint[];
   v_gone  bigint[];
-  v_keys  text[];
+  v_keys  text[];    -- the groups, those of v_heads first
+  v_heads bigint[];
   v_made  record;
   v_lanes integer[];
 BEGIN
@@ -98,14 +102,19 @@ BEGIN
   -- group can have started; the rest of its mailbox goes back as it was.
   SELECT array_agg(u.id) FILTER (WHERE NOT u.done AND (u.group_key IS NULL OR u.nth = 1)),
     array_agg(u.id) FILTER (WHERE NOT u.done AND u.group_key IS NOT NULL AND u.nth > 1),
-    array_agg(u.id) FILTER (WHERE u.done), array_agg(DISTINCT u.group_key) FILTER (WHERE u.group_key IS NOT NULL)
-  INTO v_lost, v_back, v_gone, v_keys
-  FROM (SELECT h.*, row_number() OVER (PARTITION BY h.group_key, h.done ORDER BY h.xid, h.id) AS nth FROM bearmq.handed_out_v1(l) h) u;
+    array_agg(u.id) FILTER (WHERE u.done),
+    array_agg(u.group_key ORDER BY u.done, u.group_key) FILTER (WHERE u.group_key IS NOT NULL AND u.nth = 1 AND (NOT u.done OR u.over)),
+    array_agg(u.id ORDER BY u.group_key) FILTER (WHERE u.group_key IS NOT NULL AND u.nth = 1 AND NOT u.done)
+  INTO v_lost, v_back, v_gone, v_keys, v_heads
+  FROM (SELECT h.*, row_number() OVER (PARTITION BY h.group_key, h.done ORDER BY h.xid, h.id) AS nth, bool_and(h.done) OVER (PARTITION BY h.group_key) AS over
+    FROM bearmq.handed_out_v1(l) h) u;
 
   DELETE FROM bearmq.ticket t USING unnest(v_gone) u(id) WHERE t.job_id = u.id;
-  v_made := bearmq.lose_jobs_v1(l.id, l.claim, v_lost, v_back, p_max_losses, 'its process died each time it ran');
+  v_made := bearmq.lose_jobs_v1(l.id, l.claim, v_lost, v_back, v_heads, p_max_losses, 'its process died each time it ran');
   IF v_keys IS NOT NULL THEN
-    v_lanes := bearmq.release_groups_v1(v_keys, array_fill(l.id, ARRAY[cardinality(v_keys)]), array_fill(NULL::bigint, ARRAY[cardinality(v_keys)]),
+    v_lanes := bearmq.release_groups_v1(v_keys, array_fill(l.id, ARRAY[cardinality(v_keys)]),
+      (SELECT array_agg(CASE WHEN NOT u.id = ANY (coalesce(v_made.failed, '{}')) THEN u.id END ORDER BY u.n)
+        FROM unnest(v_keys, v_heads) WITH ORDINALITY u(key, id, n)),
       v_made.b_keys, v_made.b_xids, v_made.b_ids);
   END IF;
   PERFORM bearmq.close_leases_v1(ARRAY[l.id]);

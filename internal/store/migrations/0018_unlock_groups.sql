@@ -1,7 +1,7 @@
 -- unlock_groups_v1 takes away the groups that one job has held for longer than p_after, although its session lives. The
 -- job counts a loss; it and the rest of its mailbox go back to the front of the group. The lease remembers the group, so that
 -- what the job finishes later is refused, and the session is told to end the job's context.
--- When a job of a mailbox started is not written anywhere: it is when the one before it finished.
+-- When a job of a mailbox started is when the one before it ended.
 -- Index: lease's key: there are few leases. Locks: leases (SKIP LOCKED), then groups.
 CREATE FUNCTION bearmq.unlock_groups_v1(p_after interval, p_max_losses integer)
 RETURNS TABLE (job_id bigint, name text, lane integer, group_key text, attempt smallint, held_for double precision)
@@ -22,7 +22,7 @@ BEGIN
   FOR l IN SELECT * FROM bearmq.lease x WHERE NOT x.finished AND x.created_at < clock_timestamp() - p_after ORDER BY x.id FOR UPDATE SKIP LOCKED LOOP
     WITH u AS (
       SELECT h.id, h.group_key, h.done, row_number() OVER (PARTITION BY h.group_key, h.done ORDER BY h.xid, h.id) AS nth,
-        greatest(l.created_at, max(h.finished_at) OVER (PARTITION BY h.group_key)) AS since
+        greatest(l.created_at, (l.progress->>h.group_key)::timestamptz, max(h.finished_at) OVER (PARTITION BY h.group_key)) AS since
       FROM bearmq.handed_out_v1(l) h WHERE h.group_key IS NOT NULL)
     SELECT array_agg(u.id ORDER BY u.group_key) FILTER (WHERE u.nth = 1), array_agg(u.id) FILTER (WHERE u.nth > 1),
       array_agg(u.group_key ORDER BY u.group_key) FILTER (WHERE u.nth = 1), array_agg(u.since ORDER BY u.group_key) FILTER (WHERE u.nth = 1)
@@ -31,7 +31,7 @@ BEGIN
       SELECT 1 FROM (SELECT * FROM bearmq.job_group g WHERE g.key = u.group_key ORDER BY g.ver DESC LIMIT 1) g WHERE g.lease_id = l.id);
     CONTINUE WHEN v_lost IS NULL;
 
-    v_made := bearmq.lose_jobs_v1(l.id, l.claim, v_lost, v_back, p_max_losses, 'it held its group for too long each time it ran');
+    v_made := bearmq.lose_jobs_v1(l.id, l.claim, v_lost, v_back, NULL, p_max_losses, 'it held its group for too long each time it ran');
     UPDATE bearmq.lease x SET unlocked = coalesce(x.unlocked, '{}') || v_keys WHERE x.id = l.id;
     UPDATE bearmq.session s SET revoked = s.revoked || v_lost || coalesce(v_back, '{}') WHERE s.id = l.session_id;
     v_lanes := bearmq.release_groups_v1(v_keys, array_fill(l.id, ARRAY[cardinality(v_keys)]), array_fill(NULL::bigint, ARRAY[cardinality(v_keys)]),

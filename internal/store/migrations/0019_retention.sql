@@ -49,7 +49,8 @@ BEGIN
 END $body$;
 
 -- sweep_v1 deletes what is left over: finished leases that are no longer their lane's cursor, intervals that no lease reads,
--- sleepers whose session is dead, and sessions that died an hour ago and hold nothing.
+-- sleepers whose session is dead, and sessions that died an hour ago and hold nothing. A lease whose session is missing gets
+-- one back, a dead one, so that recovery finds it.
 -- Index: lease_cursor, log_interval_lane, lease_session.
 CREATE FUNCTION bearmq.sweep_v1() RETURNS void
 LANGUAGE plpgsql AS $body$
@@ -58,6 +59,10 @@ BEGIN
     AND l.id < (SELECT n.id FROM bearmq.lease n WHERE n.lane = l.lane ORDER BY n.id DESC LIMIT 1);
   DELETE FROM bearmq.log_interval i USING (SELECT l.lane, min(l.interval_id) AS id FROM bearmq.lease l WHERE l.lane IS NOT NULL GROUP BY l.lane) m
     WHERE i.lane = m.lane AND i.id < m.id;
+  INSERT INTO bearmq.session (id, expires_at, ttl, pid, host)
+    SELECT DISTINCT l.session_id, clock_timestamp(), interval '0', 0, '' FROM bearmq.lease l
+    WHERE NOT l.finished AND NOT EXISTS (SELECT 1 FROM bearmq.session s WHERE s.id = l.session_id)
+    ON CONFLICT (id) DO NOTHING;
   DELETE FROM bearmq.sleeper p WHERE NOT EXISTS (SELECT 1 FROM bearmq.session s WHERE s.id = p.session_id AND s.expires_at > clock_timestamp());
   DELETE FROM bearmq.session s WHERE s.expires_at < clock_timestamp() - interval '1 hour'
     AND NOT EXISTS (SELECT 1 FROM bearmq.lease l WHERE l.session_id = s.id AND NOT l.finished);

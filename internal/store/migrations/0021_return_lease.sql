@@ -10,16 +10,20 @@ DECLARE
   l       bearmq.lease;
   v_back  bigint[];
   v_keys  text[];
+  v_heads bigint[];  -- the first job of each group holds it, as in recover_v1
   v_made  record;
 BEGIN
   PERFORM bearmq.guard_v1(false);
   SELECT * INTO l FROM bearmq.lease x WHERE x.session_id = p_session AND x.claim = p_claim AND NOT x.finished FOR UPDATE;
   IF NOT FOUND THEN RETURN false; END IF;
-  SELECT array_agg(h.id ORDER BY h.xid, h.id), array_agg(DISTINCT h.group_key) FILTER (WHERE h.group_key IS NOT NULL) INTO v_back, v_keys
-    FROM bearmq.handed_out_v1(l) h WHERE NOT h.done;
-  v_made := bearmq.lose_jobs_v1(l.id, l.claim, NULL, v_back, 1, '');
+  SELECT array_agg(h.id ORDER BY h.xid, h.id), array_agg(h.group_key ORDER BY h.group_key) FILTER (WHERE h.nth = 1),
+    array_agg(h.id ORDER BY h.group_key) FILTER (WHERE h.nth = 1)
+  INTO v_back, v_keys, v_heads
+  FROM (SELECT h.*, CASE WHEN h.group_key IS NOT NULL THEN row_number() OVER (PARTITION BY h.group_key ORDER BY h.xid, h.id) END AS nth
+    FROM bearmq.handed_out_v1(l) h WHERE NOT h.done) h;
+  v_made := bearmq.lose_jobs_v1(l.id, l.claim, NULL, v_back, v_heads, 1, '');
   IF v_keys IS NOT NULL THEN
-    PERFORM bearmq.release_groups_v1(v_keys, array_fill(l.id, ARRAY[cardinality(v_keys)]), array_fill(NULL::bigint, ARRAY[cardinality(v_keys)]),
+    PERFORM bearmq.release_groups_v1(v_keys, array_fill(l.id, ARRAY[cardinality(v_keys)]), v_heads,
       v_made.b_keys, v_made.b_xids, v_made.b_ids);
   END IF;
   PERFORM bearmq.close_leases_v1(ARRAY[l.id]);

@@ -1,0 +1,225 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/bearmq/bearmq"
+)
+
+// The check. Every job has run exactly once (see ledger.go), and what the
+// engine says is finished stays finished.
+//
+// A crash long after the last job would prove little: PostgreSQL's WAL writer
+// has long since written what nobody waited for. So the check lets some more
+// jobs run, the probe, and kills the server in the middle of them, as soon as
+// the engine has said of half of them that they have succeeded. After the
+// restart these, and all the measured jobs, must be finished.
+//
+// Somebody's server is not crashed. There the check compares how much of the
+// WAL is on disk with how much there is when the last job of a probe has
+// succeeded.
+//
+// The clock has stopped before all this.
+
+const (
+	probeJobs = 5000
+	// probeCommits is the size of a probe by single enqueues.
+	probeCommits = 300
+	// flushSlack is what other things may have written that nobody waits for.
+	flushSlack = 16 << 10
+)
+
+// A prober makes the engine acknowledge jobs, until stop says that it is
+// enough. acked returns the ids acknowledged so far.
+type prober struct {
+	state bearmq.State // that acknowledged jobs must be in
+	run   func(ctx context.Context, enough func(acked int) bool) (acked []int64, err error)
+	end   func() // after a crash
+}
+
+// workerProbe acknowledges that jobs have run.
+func (r *round) workerProbe() prober {
+	started := false
+	return prober{state: bearmq.StateCompleted, end: r.crew.kill, run: func(ctx context.Context, enough func(int) bool) ([]int64, error) {
+		if _, err := probe.EnqueueMany(ctx, r.mq, make([]int, probeJobs)); err != nil {
+			return nil, err
+		}
+		c := r.crew
+		if !started {
+			started = true
+			if err := c.order(orderProbe, c.workers[0]); err != nil {
+				return nil, err
+			}
+		}
+		var acked []int64
+		err := c.await(ctx, "the engine to finish the jobs of the check", func() (int, bool) {
+			n := len(c.acked)
+			if !enough(n) {
+				return n, false
+			}
+			for id := range c.acked {
+				acked = append(acked, id)
+			}
+			clear(c.acked)
+			return n, true
+		})
+		return acked, err
+	}}
+}
+
+// enqueueProbe acknowledges that jobs are enqueued.
+func (r *round) enqueueProbe() prober {
+	return prober{state: bearmq.StateQueued, end: func() {}, run: func(ctx context.Context, enough func(int) bool) (acked []int64, err error) {
+		for !enough(len(acked)) {
+			id, err := probe.Enqueue(ctx, r.mq, 0)
+			if err != nil {
+				return nil, err
+			}
+			acked = append(acked, int64(id))
+		}
+		return acked, nil
+	}}
+}
+
+// durable checks that the measured jobs, as p's state says, and what p
+// acknowledges are durable. Jobs that retention has deleted count as finished
+// where deleted says that it may have.
+func (r *round) durable(ctx context.Context, p prober, size int, deleted bool) error {
+	did := "are durably " + map[bearmq.State]string{bearmq.StateCompleted: "finished", bearmq.StateQueued: "enqueued"}[p.state]
+	done := r.saying(r.n, "checked that %s jobs %s", thousands(r.opts.jobs), did)
+	r.releaseSnapshot()
+	if !r.db.server.Private() {
+		if err := r.flushed(ctx, p, size); err != nil {
+			return err
+		}
+		r.f.Check = "the WAL was on disk when the engine said so"
+	} else {
+		acked, err := r.crash(ctx, p, size)
+		if err != nil {
+			return err
+		}
+		rows, err := r.pool.Query(ctx, sql("probe_states"), acked, string(p.state))
+		if err != nil {
+			return err
+		}
+		kept, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		if err != nil {
+			return err
+		}
+		if lost := len(acked) - len(kept); lost > 0 {
+			return &CheckError{fmt.Sprintf("%s of %s jobs are missing: the engine had said that they %s, and after a crash of the server they were not",
+				thousands(lost), thousands(len(acked)), did)}
+		}
+		r.f.Check = fmt.Sprintf("after a crash of the server all jobs %s, and %s that the engine had acknowledged just before it", did, thousands(len(acked)))
+	}
+	if err := r.count(ctx, p.state, did, deleted); err != nil {
+		return err
+	}
+	done()
+	return nil
+}
+
+// crash kills the server in the middle of a probe and starts it again.
+func (r *round) crash(ctx context.Context, p prober, size int) ([]int64, error) {
+	// Else the WAL writer would hide an engine that does not wait for the disk.
+	if _, err := r.pool.Exec(ctx, "ALTER SYSTEM SET wal_writer_delay = '10s'"); err != nil {
+		return nil, err
+	}
+	if _, err := r.pool.Exec(ctx, "SELECT pg_reload_conf()"); err != nil {
+		return nil, err
+	}
+	acked, err := p.run(ctx, func(n int) bool { return n >= size/2 })
+	if err != nil {
+		return nil, err
+	}
+	if err := r.db.server.Crash(); err != nil {
+		return nil, err
+	}
+	p.end()
+	r.pool.Close()
+	if err := r.db.server.Start(ctx); err != nil {
+		return nil, err
+	}
+	if err := r.db.admin(ctx, "ALTER SYSTEM RESET wal_writer_delay"); err != nil {
+		return nil, err
+	}
+	if err := r.db.admin(ctx, "SELECT pg_reload_conf()"); err != nil {
+		return nil, err
+	}
+	return acked, r.reopen(ctx)
+}
+
+// reopen connects again after a crash.
+func (r *round) reopen(ctx context.Context) (err error) {
+	if r.pool, err = r.db.pool(ctx, r.opts.connections+1); err != nil {
+		return err
+	}
+	r.mq, err = bearmq.New(r.pool, bearmq.Options{})
+	return err
+}
+
+// flushed runs three probes, and looks each time how much of the WAL is not on
+// disk when the last job is acknowledged. It judges by the median: others may
+// use the server.
+func (r *round) flushed(ctx context.Context, p prober, size int) error {
+	gaps := make([]float64, 3)
+	for i := range gaps {
+		if _, err := p.run(ctx, func(n int) bool { return n >= size }); err != nil {
+			return err
+		}
+		if err := r.pool.QueryRow(ctx, sql("wal_gap")).Scan(&gaps[i]); err != nil {
+			return err
+		}
+	}
+	slices.Sort(gaps)
+	if gaps[1] > flushSlack {
+		return &CheckError{fmt.Sprintf("when the engine said that jobs were durable, %s bytes of the WAL were not on disk", thousands(int(gaps[1])))}
+	}
+	return nil
+}
+
+// count compares the measured jobs in the database with what they must be.
+func (r *round) count(ctx context.Context, state bearmq.State, did string, deleted bool) error {
+	l, err := r.inState(ctx, state, deleted)
+	if err != nil {
+		return err
+	}
+	return l.once(did)
+}
+
+// inState is the ledger of the jobs in the state; where deleted, also of those
+// that are no longer there.
+func (r *round) inState(ctx context.Context, state bearmq.State, deleted bool) (ledger, error) {
+	in, out := newLedger(r.opts.jobs), newLedger(r.opts.jobs)
+	rows, err := r.pool.Query(ctx, sql("states"), string(state))
+	if err != nil {
+		return in, err
+	}
+	var (
+		i  int
+		ok bool
+	)
+	if _, err := pgx.ForEachRow(rows, []any{&i, &ok}, func() error {
+		if ok {
+			in.add(i)
+		} else {
+			out.add(i)
+		}
+		return nil
+	}); err != nil {
+		return in, fmt.Errorf("counting jobs: %w", err)
+	}
+	if deleted {
+		for n := range in.Words {
+			in.Words[n] |= ^out.Words[n]
+		}
+		if rest := r.opts.jobs % 32; rest > 0 {
+			in.Words[len(in.Words)-1] &= 1<<rest - 1
+		}
+	}
+	return in, nil
+}

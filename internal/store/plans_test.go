@@ -1,0 +1,279 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/bearmq/bearmq/internal/pgtest"
+)
+
+// A planNode is a node of EXPLAIN's JSON.
+type planNode struct {
+	Type      string     `json:"Node Type"`
+	Relation  string     `json:"Relation Name"`
+	Index     string     `json:"Index Name"`
+	IndexCond string     `json:"Index Cond"`
+	Filter    string     `json:"Filter"`
+	Rows      float64    `json:"Actual Rows"`
+	Loops     float64    `json:"Actual Loops"`
+	Removed   float64    `json:"Rows Removed by Filter"`
+	Rechecked float64    `json:"Rows Removed by Index Recheck"`
+	Hit       float64    `json:"Shared Hit Blocks"`
+	Read      float64    `json:"Shared Read Blocks"`
+	Plans     []planNode `json:"Plans"`
+}
+
+type plan struct {
+	Query string `json:"Query Text"`
+	Plan  planNode
+}
+
+func (n *planNode) walk(visit func(*planNode)) {
+	visit(n)
+	for i := range n.Plans {
+		n.Plans[i].walk(visit)
+	}
+}
+
+// large are the tables that grow with the load. Leases and groups are few, but their indexes fill with dead entries.
+var large = []string{"job", "ticket", "outcome", "lease", "job_group", "group_anchor", "attempt_error"}
+
+// A planner is a rig on one connection, which keeps the plans of all statements that it runs, those inside functions
+// included.
+type planner struct {
+	*rig
+	plans []plan
+}
+
+func newPlanner(t *testing.T, r *rig) *planner {
+	p := &planner{}
+	config, err := pgxpool.ParseConfig(pgtest.URL(t))
+	require.NoError(t, err)
+	config.MaxConns = 1
+	config.ConnConfig.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		_, text, ok := strings.Cut(n.Message, "plan:\n")
+		if !ok {
+			return
+		}
+		var one plan
+		if err := json.Unmarshal([]byte(text), &one); err != nil {
+			t.Errorf("%v: %s", err, text)
+		}
+		p.plans = append(p.plans, one)
+	}
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, `LOAD 'auto_explain'; SET auto_explain.log_nested_statements = on; SET auto_explain.log_analyze = on;
+			SET auto_explain.log_timing = off; SET auto_explain.log_buffers = on; SET auto_explain.log_format = json;
+			SET auto_explain.log_min_duration = 0; SET client_min_messages = log`)
+		return err
+	}
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	if err := pool.Ping(t.Context()); err != nil {
+		t.Skip("the plans inside functions need auto_explain, and the right to load it: ", err)
+	}
+	s, err := New(pool, r.schema)
+	require.NoError(t, err)
+	p.rig = &rig{Store: s, t: t, lane: r.lane, session: r.session}
+	return p
+}
+
+// check runs f and looks at the plans of all that it did: of large tables nothing is read but by an index and its
+// condition, and no more than so many rows and pages.
+func (p *planner) check(what string, rows, pages float64, f func()) {
+	p.t.Helper()
+	p.plans = nil
+	f()
+	plans := p.plans
+	require.NotEmpty(p.t, plans, "%s: no plans", what)
+	var total, touched float64
+	for _, one := range plans {
+		touched = max(touched, one.Plan.Hit+one.Plan.Read)
+		var bad []string
+		one.Plan.walk(func(n *planNode) {
+			if !slices.Contains(large, n.Relation) || n.Type == "ModifyTable" {
+				return
+			}
+			read := (n.Rows + n.Removed + n.Rechecked) * n.Loops
+			total += read
+			switch {
+			case n.Type != "Index Scan" && n.Type != "Index Only Scan":
+				bad = append(bad, n.Type+" on "+n.Relation)
+			case n.IndexCond == "":
+				bad = append(bad, n.Type+" without a condition by "+n.Index)
+			case n.Removed*n.Loops > rows:
+				bad = append(bad, fmt.Sprintf("%s removes %v rows by filter %s", n.Index, n.Removed*n.Loops, n.Filter))
+			}
+		})
+		if len(bad) > 0 {
+			text, _ := json.MarshalIndent(one.Plan, "", " ")
+			p.t.Errorf("%s: %s\n%s\n%s", what, strings.Join(bad, "; "), one.Query, text)
+		}
+	}
+	assert.LessOrEqual(p.t, total, rows, "%s: rows read", what)
+	assert.LessOrEqual(p.t, touched, pages, "%s: pages touched", what)
+	p.t.Logf("%-28s %6.0f rows, %6.0f pages", what, total, touched)
+}
+
+// walk calls everything that runs on the way of a job, 100 at a time.
+func (p *planner) walk(loaded bool) {
+	const n = 100
+	var c *Claim
+	claimed := func(claim *Claim, err error) {
+		require.NoError(p.t, err)
+		c = claim
+		if loaded {
+			require.Equal(p.t, Claimed, c.Status)
+			require.Len(p.t, c.Jobs, n)
+		}
+	}
+	log := func() { claimed(p.ClaimLog(p.ctx(), p.lane, p.session, rand.Int64(), n, n)) }
+	p.check("look", 40, 300, func() {
+		_, err := p.FindWork(p.ctx(), nil, []string{"work", "parked"}, true, 5*time.Second)
+		require.NoError(p.t, err)
+	})
+	p.check("look all the way", 40, 300, func() {
+		_, err := p.FindWork(p.ctx(), nil, []string{"work", "parked"}, true, 0)
+		require.NoError(p.t, err)
+	})
+	p.check("claim", 2*n+50, 10*n, log)
+	p.check("finish", 5*n+50, 30*n, func() { p.complete(c) })
+	log()
+	p.check("retry", 10*n+50, 50*n, func() { p.finish(p.ended(c, OpRetry, 0)) })
+	p.check("claim due", 5*n+50, 50*n, func() {
+		claimed(p.ClaimDue(p.ctx(), p.lane, p.session, rand.Int64(), n, n, []string{"parked"}, true, time.Time{}))
+	})
+	p.check("finish due", 5*n+50, 50*n, func() { p.complete(c) })
+	log()
+	p.check("return", 10*n+50, 50*n, func() { require.NoError(p.t, p.ReturnClaim(p.ctx(), p.session, c.Nonce)) })
+	log()
+	session := p.session
+	p.kill(session)
+	p.check("recover", 15*n+50, 60*n, func() { p.recoverAll() })
+	p.session = p.newSession()
+	p.check("unlock", 10*n+50, 20*n, func() {
+		_, err := p.UnlockGroups(p.ctx(), 0, 3)
+		require.NoError(p.t, err)
+	})
+
+	turn := p.laneOf("turns")
+	p.exec(`INSERT INTO bearmq.job (lane, group_key) SELECT $1, 'hot' WHERE EXISTS (SELECT FROM bearmq.job_group WHERE key = 'hot')`, turn)
+	p.check("claim by a turn", 8*n+50, 50*n, func() { claimed(p.ClaimLog(p.ctx(), turn, p.session, rand.Int64(), n, n)) })
+	p.check("finish in part", 8*n+50, 50*n, func() { p.complete(c, ids(c)[:len(c.Jobs)/2]...) })
+	if loaded {
+		f := p.ending(c, ids(c)[50:]...)
+		f.Leases[0].Closed, f.Groups = true, []FinishGroup{{Key: "hot"}}
+		f.Rest = []FinishRest{{ID: f.Done[49].ID, Op: OpFail, Attempt: 1, Error: "x"}}
+		f.Done = f.Done[:49]
+		p.check("finish and release", 8*n+50, 50*n, func() { p.finish(f) })
+	}
+	groups := p.laneOf("groups")
+	p.check("claim of many groups", 10*n+50, 50*n, func() { claimed(p.ClaimLog(p.ctx(), groups, p.session, rand.Int64(), n, n)) })
+	p.check("finish of many groups", 10*n+50, 50*n, func() { p.complete(c) })
+
+	for _, failed := range []bool{false, true} {
+		p.check(fmt.Sprintf("delete, failed=%t", failed), 6*n+50, 60*n, func() {
+			_, _, err := p.DeleteFinished(p.ctx(), failed, time.Hour, time.Time{}, n)
+			require.NoError(p.t, err)
+		})
+	}
+	p.check("collect", 6*n+50, 60*n, func() {
+		_, _, err := p.CollectGroups(p.ctx(), "g", time.Hour, n)
+		require.NoError(p.t, err)
+	})
+	p.check("complete in a transaction", 20, 200, func() {
+		claimed(p.ClaimLog(p.ctx(), p.lane, p.session, rand.Int64(), 1, 1))
+	})
+	if loaded = false; len(c.Jobs) > 0 {
+		j := c.Jobs[0]
+		p.check("complete in a transaction", 20, 200, func() {
+			require.NoError(p.t, p.CompleteTx(p.ctx(), p.pool, p.session, c.Lease, c.Nonce, j.ID, "", 1, 0, nil))
+		})
+		p.check("settle", 60, 300, func() { p.finish(p.ended(c, OpSettled, 0)) })
+		p.check("result", 20, 200, func() {
+			_, _, _, err := p.Result(p.ctx(), j.ID)
+			require.NoError(p.t, err)
+		})
+	}
+}
+
+// Rule 11: a plan that depends on statistics is the wrong one some day: those of an empty table, none, or new ones.
+func TestPlansDependOnNoStatistics(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("it loads a million jobs")
+	}
+	r := newRig(t)
+	tables := append([]string{"session", "lane", "log_interval"}, large...)
+	for _, table := range tables {
+		r.exec(`ALTER TABLE bearmq.` + table + ` SET (autovacuum_enabled = false)`)
+		r.exec(`ANALYZE bearmq.` + table)
+	}
+	early := newPlanner(t, r)
+	r.plain(1) // each statement is planned once
+	early.walk(false)
+
+	turns, groups := r.laneOf("turns"), r.laneOf("groups")
+	open := r.begin() // what is not committed is never read
+	_, err := open.Exec(t.Context(), r.sql(`INSERT INTO bearmq.job (lane, name, payload) SELECT $1, 'work', '1' FROM generate_series(1, 50000)`), r.lane)
+	require.NoError(t, err)
+	r.exec(`INSERT INTO bearmq.job (lane, name, payload) SELECT $1, 'work', '1' FROM generate_series(1, 1000000)`, r.lane)
+	r.exec(`INSERT INTO bearmq.job (lane, name, payload, group_key) SELECT $1, 'work', '1', 'g' || i FROM generate_series(1, 2000) i`, groups)
+	// a group with a hundred thousand blocked jobs, as many that are delayed, a thousand that are due, some for a name
+	r.exec(`WITH j AS (INSERT INTO bearmq.job (lane, name, payload, group_key) SELECT $1, 'work', '1', 'hot' FROM generate_series(1, 100000) RETURNING *)
+		INSERT INTO bearmq.ticket (job_id, xid, lane, name, group_key, state) SELECT id, xid, lane, name, group_key, 'b' FROM j`, turns)
+	r.exec(`INSERT INTO bearmq.group_anchor VALUES ('hot')`)
+	r.exec(`INSERT INTO bearmq.job_group (key, ver, blocked) VALUES ('hot', 1, true)`)
+	r.exec(`INSERT INTO bearmq.group_anchor SELECT 'idle' || i FROM generate_series(1, 20000) i`)
+	r.exec(`INSERT INTO bearmq.job_group (key, ver) SELECT 'idle' || i, 1 FROM generate_series(1, 20000) i`)
+	r.exec(`WITH j AS (INSERT INTO bearmq.job (xid, lane, name, payload) SELECT NULL, $1, 'work', '1' FROM generate_series(1, 101000) RETURNING *)
+		INSERT INTO bearmq.ticket (job_id, lane, name, state, run_at)
+		SELECT id, lane, name, 'd', clock_timestamp() + CASE WHEN id % 101 = 0 THEN interval '-1 minute' ELSE interval '1 day' END FROM j`, r.lane)
+	r.exec(`WITH j AS (INSERT INTO bearmq.job (xid, lane, name, payload) SELECT NULL, $1, CASE WHEN i % 2 = 0 THEN 'parked' ELSE 'elsewhere' END, '1'
+			FROM generate_series(1, 10000) i RETURNING *)
+		INSERT INTO bearmq.ticket (job_id, lane, name, state) SELECT id, lane, name, 'n' FROM j`, r.lane)
+	// finished ones, of which only some that failed are to be deleted
+	r.exec(`WITH j AS (INSERT INTO bearmq.job (xid, lane, name, payload) SELECT NULL, $1, 'work', '1' FROM generate_series(1, 100000) RETURNING *)
+		INSERT INTO bearmq.outcome (job_id, claim, attempt, state, finished_at)
+		SELECT id, 0, 1, CASE WHEN id % 50 = 0 THEN 'f' ELSE 'c' END, clock_timestamp() - CASE WHEN id % 50 = 0 THEN interval '1 minute' ELSE interval '2 hours' END FROM j`, r.lane)
+	// leases and sessions of others
+	r.exec(`INSERT INTO bearmq.lease (id, claim, session_id) SELECT nextval('bearmq.lease_id'), 0, $1 FROM generate_series(1, 300)`, r.newSession())
+
+	t.Log("statistics of empty tables, and plans made then")
+	early.walk(true)
+	t.Log("statistics of empty tables")
+	newPlanner(t, r).walk(true)
+	t.Log("no statistics")
+	for _, table := range tables {
+		name := r.sql("bearmq." + table)
+		_, err := r.pool.Exec(t.Context(), "DELETE FROM pg_statistic WHERE starelid = $1::regclass", name)
+		require.NoError(t, err)
+		_, err = r.pool.Exec(t.Context(), "UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE oid = $1::regclass", name)
+		require.NoError(t, err)
+	}
+	newPlanner(t, r).walk(true)
+	t.Log("new statistics")
+	for _, table := range tables {
+		r.exec(`ANALYZE bearmq.` + table)
+	}
+	newPlanner(t, r).walk(true)
+	r.t = nowhere{t} // the invariants do not hold of what was made by hand
+	_ = uuid.Nil
+}
+
+// nowhere is a test whose invariants are not checked.
+type nowhere struct{ testing.TB }

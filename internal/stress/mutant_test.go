@@ -1,0 +1,110 @@
+//go:build unix
+
+package stress
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+)
+
+// A checker that finds nothing proves something only where it does find what
+// is there. Each mutant takes one protection out of the engine's SQL, in the
+// schema of its test, and the run must fail for it.
+
+// A swap puts another text into a function, which must hold the old one once.
+type swap struct{ old, new string }
+
+// mutate replaces one function of a schema. The texts are written for the
+// schema "bearmq".
+func mutate(t *testing.T, pool *pgxpool.Pool, schema, function string, swaps ...swap) {
+	t.Helper()
+	var text string
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT pg_get_functiondef(p.oid) FROM pg_proc p
+		JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $1 AND p.proname = $2`, schema, function).Scan(&text))
+	here := func(s string) string { return strings.ReplaceAll(s, "bearmq.", pgx.Identifier{schema}.Sanitize()+".") }
+	for _, s := range swaps {
+		require.Equal(t, 1, strings.Count(text, here(s.old)), "%s no longer reads %q", function, s.old)
+		text = strings.Replace(text, here(s.old), here(s.new), 1)
+	}
+	_, err := pool.Exec(t.Context(), text)
+	require.NoError(t, err)
+}
+
+// crowded is a small run in which the same groups and lanes meet all the time.
+func crowded() Config {
+	return Config{
+		Jobs: 3000, Producers: 6, Workers: 4, Over: 4 * time.Second, TTL: 1500 * time.Millisecond, Quiet: 6 * time.Second,
+		Load: Load{Channels: []string{"one", "two", "three"}, Groups: 30, Grouped: 0.7, Hot: 0.05, Task: 20 * time.Millisecond,
+			Fail: 0.05, Delay: 0.1, Strict: 0.3, Deaf: 0.5},
+	}
+}
+
+// caught runs a mutant until it is noticed for what it is.
+func caught(t *testing.T, c Config, want []Class, mutant func(*testing.T, *pgxpool.Pool, Config)) {
+	t.Helper()
+	began := time.Now()
+	c, pool := configured(t, c)
+	mutant(t, pool, c)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	found, summary, err := Run(ctx, c)
+	require.NoError(t, err)
+	t.Logf("%.1f s, %+v", time.Since(began).Seconds(), summary)
+	for _, v := range found {
+		t.Log(v)
+	}
+	if !slices.ContainsFunc(found, func(v Violation) bool { return slices.Contains(want, v.Class) }) {
+		keep(t, c)
+		t.Errorf("the mutant lives: nothing of %v was found", want)
+	}
+}
+
+func TestMutantCursorUnderOldSnapshot(t *testing.T) {
+	t.Parallel()
+	const cursor = "SELECT * INTO v_cursor FROM bearmq.lease l WHERE l.lane = p_lane ORDER BY l.id DESC LIMIT 1;"
+	caught(t, crowded(), []Class{Rerun, Stale}, func(t *testing.T, pool *pgxpool.Pool, c Config) {
+		mutate(t, pool, c.Schema, "claim_log_v1",
+			swap{cursor, "SELECT true INTO FOUND_CURSOR;"},
+			swap{"  v_own    xid8;", "  v_own    xid8;\n  FOUND_CURSOR boolean;"},
+			swap{"SELECT * INTO v_lane FROM bearmq.lane l WHERE l.id = p_lane FOR NO KEY UPDATE SKIP LOCKED;",
+				cursor + " SELECT * INTO v_lane FROM bearmq.lane l WHERE l.id = p_lane FOR NO KEY UPDATE;"})
+	})
+}
+
+func TestMutantGroupWithoutLock(t *testing.T) {
+	t.Parallel()
+	c := crowded()
+	c.Load.Groups, c.Load.Grouped, c.Load.Even = 300, 0.9, true
+	caught(t, c, []Class{Overlap}, func(t *testing.T, pool *pgxpool.Pool, c Config) {
+		mutate(t, pool, c.Schema, "take_groups_v1", swap{"ON CONFLICT (key) DO UPDATE SET key = excluded.key WHERE false;", "ON CONFLICT (key) DO NOTHING;"})
+	})
+}
+
+func TestMutantFinishWithoutFence(t *testing.T) {
+	t.Parallel()
+	c := crowded()
+	c.Jobs, c.Over, c.Load.Even, c.Load.Task, c.Load.Deaf, c.Load.Grouped, c.Load.Hot = 800, 8*time.Second, true, time.Second, 1, 0, 0
+	c.Faults.Stop = 1500 * time.Millisecond
+	caught(t, c, []Class{Stale}, func(t *testing.T, pool *pgxpool.Pool, c Config) {
+		mutate(t, pool, c.Schema, "finish_v1", swap{`(SELECT l.id, l.unlocked IS NOT NULL AS unlocked FROM bearmq.lease l
+      WHERE l.id = u.id AND l.claim = u.claim AND NOT l.finished FOR NO KEY UPDATE)`, "(SELECT u.id, false AS unlocked)"})
+	})
+}
+
+func TestMutantRecoveryForgetsTickets(t *testing.T) {
+	t.Parallel()
+	c := crowded()
+	c.Load.Delay = 0.5
+	c.Faults.Kill = 800 * time.Millisecond
+	caught(t, c, []Class{Lost}, func(t *testing.T, pool *pgxpool.Pool, c Config) {
+		mutate(t, pool, c.Schema, "handed_out_v1", swap{`UNION ALL
+    SELECT t.job_id, t.xid, t.group_key FROM bearmq.ticket t WHERE t.lease_id = l.id AND t.state = 'c'`, ""})
+	})
+}
