@@ -55,10 +55,12 @@ lint: ## gofmt, go vet and staticcheck on every module
 clean: ## remove what was built
 	rm -rf bin
 
-# Always asked for: go build knows best whether anything has changed.
+# Always asked for: go build knows best whether anything has changed. Without
+# the commit in it, for which go build asks git, and fails in a checkout of
+# another user's.
 .PHONY: bin/bearmq
 bin/bearmq:
-	go build -o bin/bearmq ./cmd/bearmq
+	go build -buildvcs=false -o bin/bearmq ./cmd/bearmq
 
 # PostgreSQL's programs, installed when they are missing and may be.
 .PHONY: postgres

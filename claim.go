@@ -36,6 +36,7 @@ type claimLoop struct {
 	settling  int      // looks that are still to come after falling asleep
 	registry  <-chan struct{}
 	collision int // claims in a row that met another claim of the lane
+	vain      int // claims since the last sleep that found nothing
 }
 
 const (
@@ -241,6 +242,7 @@ func (l *claimLoop) claim(ctx context.Context, lane *laneState, n, each int) err
 		l.look = true
 	case store.Step, store.Claimed:
 		l.noteFound()
+		l.vain = 0
 		if c.Status == store.Claimed {
 			l.accept(s, lane.id, c)
 		}
@@ -256,6 +258,11 @@ func (l *claimLoop) claim(ctx context.Context, lane *laneState, n, each int) err
 			return nil
 		}
 		l.cool(lane, fromLog)
+		if l.vain++; l.vain > 2*len(l.order) {
+			// What the looks see nobody can have, for instance because another
+			// transaction holds it.
+			sleep(ctx, min(time.Duration(l.vain)*time.Millisecond, busyPoll<<5))
+		}
 	}
 	return nil
 }
@@ -375,6 +382,7 @@ func (l *claimLoop) noteFound() {
 
 // sleep waits until there may be work.
 func (l *claimLoop) sleep(ctx context.Context) error {
+	l.vain = 0
 	wait := l.opts.PollInterval
 	switch {
 	case l.listed == nil && time.Since(l.found) < sleepAfter:

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/bearmq/bearmq/internal/invariant"
 	"github.com/bearmq/bearmq/internal/pgtest"
 )
 
@@ -23,14 +24,39 @@ import (
 // The machine may be busy with other tests.
 const patience = 30 * time.Second
 
-// quiet is migrated, without logs of what a test provokes.
+// quiet is migrated, without logs of what a test provokes. When all daemons of
+// the test have ended, the tables must fit together.
 func quiet(t *testing.T, opts Options) *Context {
 	t.Helper()
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
-	return migrated(t, opts)
+	mq := migrated(t, opts)
+	t.Cleanup(func() {
+		if !t.Failed() {
+			assert.NoError(t, invariant.Check(context.Background(), mq.pool, mq.opts.Schema))
+		}
+	})
+	return mq
 }
+
+// leaves is for a test whose workers leave jobs behind, as processes do that
+// die: at its end they are recovered.
+func leaves(t *testing.T, mq *Context) {
+	t.Helper()
+	t.Cleanup(func() {
+		ctx := context.Background()
+		_, err := mq.pool.Exec(ctx, inSchema(mq, dead))
+		assert.NoError(t, err)
+		_, err = (&recoverer{daemon: &daemon{mq: mq, name: "test"}, every: time.Second}).tick(ctx)
+		assert.NoError(t, err)
+	})
+}
+
+// dead makes the database think all sessions dead, as if they had been silent
+// for longer than their TTL: also that which recovery waits for after the
+// start of the server.
+const dead = "UPDATE bearmq.session SET ttl = '1 us', expires_at = clock_timestamp() WHERE expires_at > clock_timestamp() OR ttl > '1 us'"
 
 // sibling is another process: a Context of its own in the schema of mq.
 func sibling(t *testing.T, mq *Context) *Context {

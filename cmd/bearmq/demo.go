@@ -21,7 +21,7 @@ func runDemo(ctx context.Context, args []string, s streams) error {
 	f := newFlags("demo", demoUsage, s)
 	f.StringVar(&c.File, "file", demo.DefaultFile, "the `file` of orders")
 	f.IntVar(&c.Orders, "orders", 0, "take only the first `n` orders")
-	f.IntVar(&c.Rate, "rate", 1500, "let `n` orders arrive in a second")
+	f.IntVar(&c.Rate, "rate", 1250, "let `n` orders arrive in a second")
 	f.StringVar(&c.DataDir, "data", "", "keep the private PostgreSQL in this `directory`")
 	f.StringVar(&c.Database, "database", "", "use the server of this `URL` (default: that of DATABASE_URL, else a private one)")
 	f.StringVar(&c.Schema, "schema", "bearmq_demo", "the `name` of the demo's schema, which it drops")

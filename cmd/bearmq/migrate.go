@@ -29,7 +29,7 @@ type migration struct {
 }
 
 func migrate(ctx context.Context, args []string, s streams) error {
-	m := migration{streams: s}
+	m := &migration{streams: s}
 	f := newFlags("migrate", migrateUsage, s)
 	f.StringVar(&m.schema, "schema", "bearmq", "the `name` of the schema")
 	f.StringVar(&m.url, "database", "", "the `URL` of the database (default: DATABASE_URL)")
@@ -59,7 +59,7 @@ func migrate(ctx context.Context, args []string, s streams) error {
 }
 
 // withDatabase connects and calls do.
-func (m migration) withDatabase(ctx context.Context, do func(context.Context, *bearmq.Context) error) error {
+func (m *migration) withDatabase(ctx context.Context, do func(context.Context, *bearmq.Context) error) error {
 	if m.url == "" {
 		m.url = os.Getenv("DATABASE_URL")
 	}
@@ -87,7 +87,7 @@ type versions struct {
 	Migrated bool   `json:"migrated,omitempty"` // by this call
 }
 
-func (m migration) versions(ctx context.Context, mq *bearmq.Context) (versions, error) {
+func (m *migration) versions(ctx context.Context, mq *bearmq.Context) (versions, error) {
 	v := versions{Schema: m.schema, Program: bearmq.LibrarySchemaVersion()}
 	var err error
 	v.Version, err = mq.SchemaVersion(ctx)
@@ -95,7 +95,7 @@ func (m migration) versions(ctx context.Context, mq *bearmq.Context) (versions, 
 	return v, err
 }
 
-func (m migration) up(ctx context.Context, mq *bearmq.Context) error {
+func (m *migration) up(ctx context.Context, mq *bearmq.Context) error {
 	before, err := m.versions(ctx, mq)
 	if err != nil {
 		return err
@@ -118,7 +118,7 @@ func (m migration) up(ctx context.Context, mq *bearmq.Context) error {
 	return m.answer(v, text)
 }
 
-func (m migration) status(ctx context.Context, mq *bearmq.Context) error {
+func (m *migration) status(ctx context.Context, mq *bearmq.Context) error {
 	v, err := m.versions(ctx, mq)
 	if err != nil {
 		return err
@@ -135,7 +135,7 @@ func (m migration) status(ctx context.Context, mq *bearmq.Context) error {
 	return m.answer(v, fmt.Sprintf("schema    %s\nversion   %d\nprogram   %d\nstatus    %s", v.Schema, v.Version, v.Program, advice))
 }
 
-func (m migration) script() error {
+func (m *migration) script() error {
 	script, err := bearmq.MigrationSQL(m.schema)
 	if err != nil {
 		return err
@@ -147,7 +147,7 @@ func (m migration) script() error {
 	}{m.schema, bearmq.LibrarySchemaVersion(), script}, strings.TrimSuffix(script, "\n"))
 }
 
-func (m migration) drop(ctx context.Context, mq *bearmq.Context) error {
+func (m *migration) drop(ctx context.Context, mq *bearmq.Context) error {
 	v, err := m.versions(ctx, mq)
 	switch {
 	case err != nil:
@@ -167,7 +167,7 @@ func (m migration) drop(ctx context.Context, mq *bearmq.Context) error {
 }
 
 // confirm lets the user type the schema's name.
-func (m migration) confirm(ctx context.Context) error {
+func (m *migration) confirm(ctx context.Context) error {
 	config, err := pgxpool.ParseConfig(m.url)
 	if err != nil {
 		return err
@@ -193,7 +193,7 @@ func (m migration) confirm(ctx context.Context) error {
 }
 
 // answer writes text, or v as JSON.
-func (m migration) answer(v any, text string) error {
+func (m *migration) answer(v any, text string) error {
 	if m.json {
 		return writeJSON(m.out, v)
 	}

@@ -115,9 +115,11 @@ func TestMigrateDropAsksForTheNameOfTheSchema(t *testing.T) {
 		require.Contains(t, r.err, "nothing was dropped")
 	}
 	require.True(t, m.exists())
+	config, err := pgx.ParseConfig(m.url)
+	require.NoError(t, err)
 	r := m.migrateWith(m.schema+"\n", "drop")
 	require.Equal(t, exitOK, r.code, r.err)
-	require.Contains(t, r.err, "with all its jobs")
+	require.Contains(t, r.err, fmt.Sprintf("the schema %q of the database %q on %s, with all its jobs", m.schema, config.Database, config.Host))
 	require.Equal(t, fmt.Sprintf("Schema %q is dropped.\n", m.schema), r.out)
 	require.False(t, m.exists())
 }
@@ -244,7 +246,12 @@ func TestMigrateNeedsADatabase(t *testing.T) {
 }
 
 func TestMigrateTakesTheDatabaseOfTheEnvironment(t *testing.T) {
-	t.Setenv("DATABASE_URL", pgtest.URL(t))
-	r := call(t, "migrate", "status", "--schema", pgtest.Schema(t))
-	require.Equal(t, exitOK, r.code, r.err)
+	m := newTarget(t)
+	t.Setenv("DATABASE_URL", m.url)
+	config, err := pgx.ParseConfig(m.url)
+	require.NoError(t, err)
+	require.Equal(t, exitOK, call(t, "migrate", "up", "--schema", m.schema).code)
+	r := call(t, "migrate", "drop", "--schema", m.schema)
+	require.Equal(t, exitFailed, r.code)
+	require.Contains(t, r.err, fmt.Sprintf("the database %q on %s", config.Database, config.Host), "what is asked names what would be dropped")
 }

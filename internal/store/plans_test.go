@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -55,7 +54,9 @@ var large = []string{"job", "ticket", "outcome", "lease", "job_group", "group_an
 // included.
 type planner struct {
 	*rig
-	plans []plan
+	plans  []plan
+	loaded bool // there is something to plan for: plans are checked
+	warm   bool // every statement has been planned: the catalogs are not read any more
 }
 
 func newPlanner(t *testing.T, r *rig) *planner {
@@ -88,7 +89,7 @@ func newPlanner(t *testing.T, r *rig) *planner {
 	}
 	s, err := New(pool, r.schema)
 	require.NoError(t, err)
-	p.rig = &rig{Store: s, t: t, lane: r.lane, session: r.session}
+	p.rig = &rig{Store: s, t: t, lane: r.lane, session: r.newSession()}
 	return p
 }
 
@@ -100,6 +101,9 @@ func (p *planner) check(what string, rows, pages float64, f func()) {
 	f()
 	plans := p.plans
 	require.NotEmpty(p.t, plans, "%s: no plans", what)
+	if !p.loaded {
+		return
+	}
 	var total, touched float64
 	for _, one := range plans {
 		touched = max(touched, one.Plan.Hit+one.Plan.Read)
@@ -111,9 +115,10 @@ func (p *planner) check(what string, rows, pages float64, f func()) {
 			read := (n.Rows + n.Removed + n.Rechecked) * n.Loops
 			total += read
 			switch {
+			case n.Type == "Tid Scan": // one row
 			case n.Type != "Index Scan" && n.Type != "Index Only Scan":
 				bad = append(bad, n.Type+" on "+n.Relation)
-			case n.IndexCond == "":
+			case n.IndexCond == "" && n.Relation != "lease": // unlock looks at all leases: they are few
 				bad = append(bad, n.Type+" without a condition by "+n.Index)
 			case n.Removed*n.Loops > rows:
 				bad = append(bad, fmt.Sprintf("%s removes %v rows by filter %s", n.Index, n.Removed*n.Loops, n.Filter))
@@ -125,23 +130,44 @@ func (p *planner) check(what string, rows, pages float64, f func()) {
 		}
 	}
 	assert.LessOrEqual(p.t, total, rows, "%s: rows read", what)
-	assert.LessOrEqual(p.t, touched, pages, "%s: pages touched", what)
+	if p.warm {
+		assert.LessOrEqual(p.t, touched, pages, "%s: pages touched", what)
+	}
+	if touched > pages {
+		for _, one := range plans {
+			if one.Plan.Hit+one.Plan.Read > pages/3 {
+				text, _ := json.MarshalIndent(one.Plan, "", " ")
+				p.t.Logf("HEAVY %s\n%s", one.Query, text)
+			}
+		}
+	}
 	p.t.Logf("%-28s %6.0f rows, %6.0f pages", what, total, touched)
 }
 
-// walk calls everything that runs on the way of a job, 100 at a time.
-func (p *planner) walk(loaded bool) {
+// walk calls everything that runs on the way of a job, 100 at a time where that many were loaded.
+func (p *planner) walk() {
 	const n = 100
+	turns, groups := p.laneOf("turns"), p.laneOf("groups")
 	var c *Claim
+	feed := func(lane int32, group string, delay time.Duration) {
+		if !p.loaded {
+			j := p.job(group)
+			j.Lane, j.Delay = lane, delay
+			p.enqueueIn(p.pool, j, j)
+		}
+	}
 	claimed := func(claim *Claim, err error) {
 		require.NoError(p.t, err)
 		c = claim
-		if loaded {
-			require.Equal(p.t, Claimed, c.Status)
+		require.Equal(p.t, Claimed, c.Status)
+		if p.loaded {
 			require.Len(p.t, c.Jobs, n)
 		}
 	}
-	log := func() { claimed(p.ClaimLog(p.ctx(), p.lane, p.session, rand.Int64(), n, n)) }
+	log := func() {
+		feed(p.lane, "", 0)
+		claimed(p.ClaimLog(p.ctx(), p.lane, p.session, rand.Int64(), n, n))
+	}
 	p.check("look", 40, 300, func() {
 		_, err := p.FindWork(p.ctx(), nil, []string{"work", "parked"}, true, 5*time.Second)
 		require.NoError(p.t, err)
@@ -161,29 +187,65 @@ func (p *planner) walk(loaded bool) {
 	log()
 	p.check("return", 10*n+50, 50*n, func() { require.NoError(p.t, p.ReturnClaim(p.ctx(), p.session, c.Nonce)) })
 	log()
-	session := p.session
-	p.kill(session)
-	p.check("recover", 15*n+50, 60*n, func() { p.recoverAll() })
-	p.session = p.newSession()
 	p.check("unlock", 10*n+50, 20*n, func() {
 		_, err := p.UnlockGroups(p.ctx(), 0, 3)
 		require.NoError(p.t, err)
 	})
+	p.kill(p.session)
+	p.check("recover", 20*n+50, 60*n, func() { p.recoverAll() })
+	p.session = p.newSession()
 
-	turn := p.laneOf("turns")
-	p.exec(`INSERT INTO bearmq.job (lane, group_key) SELECT $1, 'hot' WHERE EXISTS (SELECT FROM bearmq.job_group WHERE key = 'hot')`, turn)
-	p.check("claim by a turn", 8*n+50, 50*n, func() { claimed(p.ClaimLog(p.ctx(), turn, p.session, rand.Int64(), n, n)) })
-	p.check("finish in part", 8*n+50, 50*n, func() { p.complete(c, ids(c)[:len(c.Jobs)/2]...) })
-	if loaded {
-		f := p.ending(c, ids(c)[50:]...)
-		f.Leases[0].Closed, f.Groups = true, []FinishGroup{{Key: "hot"}}
-		f.Rest = []FinishRest{{ID: f.Done[49].ID, Op: OpFail, Attempt: 1, Error: "x"}}
-		f.Done = f.Done[:49]
-		p.check("finish and release", 8*n+50, 50*n, func() { p.finish(f) })
+	if p.loaded {
+		p.exec(`INSERT INTO bearmq.job (lane, group_key) VALUES ($1, 'hot')`, turns)
+	} else {
+		feed(turns, "warm", 0)
+		first := p.claimAs(p.session, turns, 1, 1)
+		p.claimAs(p.session, turns, 1, 1)
+		p.complete(first)
 	}
-	groups := p.laneOf("groups")
+	p.check("claim by a turn", 8*n+50, 50*n, func() { claimed(p.ClaimLog(p.ctx(), turns, p.session, rand.Int64(), n, n)) })
+	half := ids(c)[:len(c.Jobs)/2]
+	if p.loaded {
+		p.check("finish in part", 8*n+50, 50*n, func() { p.complete(c, half...) })
+	}
+	rest := p.ending(c, ids(c)[len(half):]...)
+	last := len(rest.Done) - 1
+	rest.Leases[0].Closed, rest.Groups = true, []FinishGroup{{Key: c.Jobs[0].Group}}
+	rest.Rest = []FinishRest{{ID: rest.Done[last].ID, Op: OpFail, Attempt: 1, Error: "x"}}
+	rest.Done = rest.Done[:last]
+	p.check("finish and release", 8*n+50, 50*n, func() { p.finish(rest) })
+	rest.Replay = true
+	p.check("replay", 8*n+50, 50*n, func() {
+		_, err := p.Finish(p.ctx(), rest)
+		require.NoError(p.t, err)
+	})
+
+	feed(groups, "g", 0)
 	p.check("claim of many groups", 10*n+50, 50*n, func() { claimed(p.ClaimLog(p.ctx(), groups, p.session, rand.Int64(), n, n)) })
-	p.check("finish of many groups", 10*n+50, 50*n, func() { p.complete(c) })
+	p.check("hand back many groups", 15*n+50, 80*n, func() { p.finish(p.ended(c, OpBack, 0)) })
+	p.check("turns of many groups", 15*n+50, 80*n, func() { claimed(p.ClaimLog(p.ctx(), groups, p.session, rand.Int64(), n, n)) })
+	some := c.Jobs[0]
+	p.check("unlock many groups", 30*n+50, 100*n, func() {
+		_, err := p.UnlockGroups(p.ctx(), 0, 100)
+		require.NoError(p.t, err)
+	})
+	p.check("refused", 20*n+50, 80*n, func() {
+		done, err := p.Finish(p.ctx(), p.ending(c))
+		require.NoError(p.t, err)
+		require.True(p.t, done.Refused[some.ID])
+	})
+	p.check("turns of lost jobs", 15*n+50, 80*n, func() { claimed(p.ClaimLog(p.ctx(), groups, p.session, rand.Int64(), n, n)) })
+	p.check("retry many groups", 15*n+50, 80*n, func() {
+		f := p.ended(c, OpRetry, 0)
+		for i := range f.Groups {
+			f.Groups[i].Holder = f.Rest[i].ID
+		}
+		p.finish(f)
+	})
+	p.check("claim due groups", 15*n+50, 80*n, func() {
+		claimed(p.ClaimDue(p.ctx(), groups, p.session, rand.Int64(), n, n, nil, true, time.Time{}))
+	})
+	p.check("finish many groups", 10*n+50, 80*n, func() { p.complete(c) })
 
 	for _, failed := range []bool{false, true} {
 		p.check(fmt.Sprintf("delete, failed=%t", failed), 6*n+50, 60*n, func() {
@@ -195,20 +257,20 @@ func (p *planner) walk(loaded bool) {
 		_, _, err := p.CollectGroups(p.ctx(), "g", time.Hour, n)
 		require.NoError(p.t, err)
 	})
+	feed(p.lane, "", 0)
+	c = p.claim(1)
+	j := c.Jobs[0]
 	p.check("complete in a transaction", 20, 200, func() {
-		claimed(p.ClaimLog(p.ctx(), p.lane, p.session, rand.Int64(), 1, 1))
+		require.NoError(p.t, p.CompleteTx(p.ctx(), p.pool, p.session, c.Lease, c.Nonce, j.ID, "", 1, 0, nil))
 	})
-	if loaded = false; len(c.Jobs) > 0 {
-		j := c.Jobs[0]
-		p.check("complete in a transaction", 20, 200, func() {
-			require.NoError(p.t, p.CompleteTx(p.ctx(), p.pool, p.session, c.Lease, c.Nonce, j.ID, "", 1, 0, nil))
-		})
-		p.check("settle", 60, 300, func() { p.finish(p.ended(c, OpSettled, 0)) })
-		p.check("result", 20, 200, func() {
-			_, _, _, err := p.Result(p.ctx(), j.ID)
-			require.NoError(p.t, err)
-		})
+	p.check("settle", 60, 300, func() { p.finish(p.ended(c, OpSettled, 0)) })
+	if !p.loaded {
+		p.complete(p.claim(n)) // leave nothing
 	}
+	p.check("result", 20, 200, func() {
+		_, _, _, err := p.Result(p.ctx(), j.ID)
+		require.NoError(p.t, err)
+	})
 }
 
 // Rule 11: a plan that depends on statistics is the wrong one some day: those of an empty table, none, or new ones.
@@ -224,8 +286,7 @@ func TestPlansDependOnNoStatistics(t *testing.T) {
 		r.exec(`ANALYZE bearmq.` + table)
 	}
 	early := newPlanner(t, r)
-	r.plain(1) // each statement is planned once
-	early.walk(false)
+	early.walk() // each statement is planned, for empty tables
 
 	turns, groups := r.laneOf("turns"), r.laneOf("groups")
 	open := r.begin() // what is not committed is never read
@@ -234,8 +295,8 @@ func TestPlansDependOnNoStatistics(t *testing.T) {
 	r.exec(`INSERT INTO bearmq.job (lane, name, payload) SELECT $1, 'work', '1' FROM generate_series(1, 1000000)`, r.lane)
 	r.exec(`INSERT INTO bearmq.job (lane, name, payload, group_key) SELECT $1, 'work', '1', 'g' || i FROM generate_series(1, 2000) i`, groups)
 	// a group with a hundred thousand blocked jobs, as many that are delayed, a thousand that are due, some for a name
-	r.exec(`WITH j AS (INSERT INTO bearmq.job (lane, name, payload, group_key) SELECT $1, 'work', '1', 'hot' FROM generate_series(1, 100000) RETURNING *)
-		INSERT INTO bearmq.ticket (job_id, xid, lane, name, group_key, state) SELECT id, xid, lane, name, group_key, 'b' FROM j`, turns)
+	r.exec(`WITH j AS (INSERT INTO bearmq.job (xid, lane, name, payload, group_key) SELECT NULL, $1, 'work', '1', 'hot' FROM generate_series(1, 100000) RETURNING *)
+		INSERT INTO bearmq.ticket (job_id, lane, name, group_key, state) SELECT id, lane, name, group_key, 'b' FROM j`, turns)
 	r.exec(`INSERT INTO bearmq.group_anchor VALUES ('hot')`)
 	r.exec(`INSERT INTO bearmq.job_group (key, ver, blocked) VALUES ('hot', 1, true)`)
 	r.exec(`INSERT INTO bearmq.group_anchor SELECT 'idle' || i FROM generate_series(1, 20000) i`)
@@ -253,11 +314,15 @@ func TestPlansDependOnNoStatistics(t *testing.T) {
 	// leases and sessions of others
 	r.exec(`INSERT INTO bearmq.lease (id, claim, session_id) SELECT nextval('bearmq.lease_id'), 0, $1 FROM generate_series(1, 300)`, r.newSession())
 
-	t.Log("statistics of empty tables, and plans made then")
-	early.walk(true)
-	t.Log("statistics of empty tables")
-	newPlanner(t, r).walk(true)
-	t.Log("no statistics")
+	again := func(what string, p *planner) {
+		t.Log(what)
+		p.loaded = true
+		p.walk()
+		p.warm = true
+		p.walk()
+	}
+	again("statistics of empty tables, and plans made then", early)
+	again("statistics of empty tables", newPlanner(t, r))
 	for _, table := range tables {
 		name := r.sql("bearmq." + table)
 		_, err := r.pool.Exec(t.Context(), "DELETE FROM pg_statistic WHERE starelid = $1::regclass", name)
@@ -265,15 +330,10 @@ func TestPlansDependOnNoStatistics(t *testing.T) {
 		_, err = r.pool.Exec(t.Context(), "UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE oid = $1::regclass", name)
 		require.NoError(t, err)
 	}
-	newPlanner(t, r).walk(true)
-	t.Log("new statistics")
+	again("no statistics", newPlanner(t, r))
 	for _, table := range tables {
 		r.exec(`ANALYZE bearmq.` + table)
 	}
-	newPlanner(t, r).walk(true)
-	r.t = nowhere{t} // the invariants do not hold of what was made by hand
-	_ = uuid.Nil
+	again("new statistics", newPlanner(t, r))
+	r.skip = true // the invariants do not hold of what was made by hand
 }
-
-// nowhere is a test whose invariants are not checked.
-type nowhere struct{ testing.TB }

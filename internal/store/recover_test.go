@@ -432,4 +432,6 @@ func TestRetentionDeletesAJobWithAllThatItLeft(t *testing.T) {
 	r.complete(running)
 }
 
-func allIDs(r *rig) []int64 { return all[int64](r, `SELECT id FROM bearmq.job WHERE name IS NOT NULL ORDER BY id`) }
+func allIDs(r *rig) []int64 {
+	return all[int64](r, `SELECT id FROM bearmq.job WHERE name IS NOT NULL ORDER BY id`)
+}

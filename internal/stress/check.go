@@ -380,23 +380,33 @@ func (c *checker) exclusion(runs []*run) {
 }
 
 // strictness: after a run of a Strict job that did not finish it, the next in
-// its group is that job again.
+// its group is that job again. The database knows that a job has started by the
+// end of the one before it in its mailbox: where a process died before it had
+// written that, both were handed back, and either may come first.
 func (c *checker) strictness(runs []*run) {
 	var last *run
+	var mailbox []*run // the runs under one token, up to last
 	for _, r := range runs {
 		if r.zombie() {
 			continue
 		}
-		if last != nil && last.Job != r.Job && last.note != ok && last.note != permanent {
-			j := c.job[last.Job]
-			again := c.byJob[last.Job]
-			if j != nil && j.Definition == strict.Name() && again[len(again)-1].Time > r.Time && !again[len(again)-1].zombie() {
-				c.violate(Held, "group %s: run %x of job %d by %s ended with %q (killed %v) and the job ran again, in between %s ran job %d",
-					r.Group, last.N, last.Job, last.Process, last.note, last.killed, r.Process, r.Job)
-			}
+		if last != nil && last.Job != r.Job && last.note != ok && last.note != permanent && c.job[last.Job] != nil &&
+			c.job[last.Job].Definition == strict.Name() && c.ranAfter(last.Job, r.Time) &&
+			!slices.ContainsFunc(mailbox[:len(mailbox)-1], func(before *run) bool { return c.ranAfter(before.Job, last.Time) }) {
+			c.violate(Held, "group %s: run %x of job %d by %s ended with %q (killed %v) and the job ran again, in between %s ran job %d",
+				r.Group, last.N, last.Job, last.Process, last.note, last.killed, r.Process, r.Job)
 		}
+		if last == nil || last.Token != r.Token {
+			mailbox = nil
+		}
+		mailbox = append(mailbox, r)
 		last = r
 	}
+}
+
+// ranAfter tells whether a job was started after a time by a live session.
+func (c *checker) ranAfter(job, time int64) bool {
+	return slices.ContainsFunc(c.byJob[job], func(r *run) bool { return r.Time > time && !r.zombie() })
 }
 
 // order: in a lane and group, A starts before B where A's commit was

@@ -11,11 +11,9 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -55,11 +53,11 @@ func Child() (is bool, code int) {
 }
 
 func (r role) run() error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	go func() { // the coordinator holds the other end for as long as it lives
+	go func() { // the coordinator holds the other end until it wants no more, or is dead
 		_, _ = io.Copy(io.Discard, os.Stdin)
-		os.Exit(2)
+		stop()
 	}()
 	history, err := openJournal(r.Dir, r.Process)
 	if err != nil {

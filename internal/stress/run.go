@@ -71,7 +71,7 @@ type coordinator struct {
 type process struct {
 	name  string
 	cmd   *exec.Cmd
-	stdin io.Closer // as long as it is open, the child lives
+	stdin io.Closer // the child stops when it is closed
 	ended chan error
 }
 
@@ -309,7 +309,7 @@ func (r *coordinator) quiet(ctx context.Context) (left string) {
 
 // end stops a process in good order.
 func (r *coordinator) end(p *process) error {
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := p.stdin.Close(); err != nil {
 		return err
 	}
 	t := time.NewTimer(30 * time.Second)
@@ -319,6 +319,6 @@ func (r *coordinator) end(p *process) error {
 		p.ended <- err
 		return err
 	case <-t.C:
-		return errors.New("it was still running 30 s after SIGTERM")
+		return errors.New("it was still running 30 s after it was told to stop")
 	}
 }

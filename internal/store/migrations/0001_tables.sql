@@ -1,5 +1,9 @@
 -- The tables of the engine. docs/engine.md tells how they work together.
 -- Every text that is compared uses the "C" collation: an index must not depend on the C library of the host.
+--
+-- The functions that use them are planned once and for all, perhaps while the tables are empty, and then any plan looks good.
+-- So they are written in ways that leave one plan only: a lookup is LATERAL with LIMIT 1, an EXISTS has OFFSET 0, and rows are
+-- changed by key = ANY (array) or by their ctid. A join to unnest(array) read the whole table at each finish.
 
 CREATE TABLE bearmq.meta (
   key   text PRIMARY KEY,
@@ -94,7 +98,7 @@ CREATE TABLE bearmq.outcome (
   error       text
 );
 COMMENT ON TABLE bearmq.outcome IS 'the one end of a job: c completed, f failed, x cancelled; claim is the claim that ended it';
-CREATE INDEX outcome_finished ON bearmq.outcome (finished_at);
+CREATE INDEX outcome_finished ON bearmq.outcome ((state = 'f'), finished_at);
 
 CREATE TABLE bearmq.attempt_error (
   job_id    bigint NOT NULL,
@@ -114,9 +118,10 @@ CREATE TABLE bearmq.session (
   pid        integer NOT NULL,
   host       text NOT NULL,
   channels   text[],
-  revoked    bigint[] NOT NULL DEFAULT '{}'
+  revoked    bigint[] NOT NULL DEFAULT '{}',
+  returned   bigint[] NOT NULL DEFAULT '{}'
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE bearmq.session IS 'a live worker; revoked are the jobs taken away from it, which its next renewal tells it';
+COMMENT ON TABLE bearmq.session IS 'a live worker; revoked are the jobs taken away from it, which its next renewal tells it; returned are claims that it gave back before they had been made';
 
 CREATE TABLE bearmq.sleeper (
   session_id uuid PRIMARY KEY,

@@ -21,7 +21,7 @@ DECLARE
   b_ids bigint[]; b_xids xid8[]; b_keys text[]; b_names text[];
   -- the groups to write: n new ones, t taken ones
   n_keys text[];
-  t_keys text[]; t_vers bigint[];
+  t_rows tid[];
   v_lanes integer[];
 BEGIN
   INSERT INTO bearmq.group_anchor AS a (key) SELECT DISTINCT k FROM unnest(p_keys) k ORDER BY k
@@ -37,32 +37,30 @@ BEGIN
     array_agg(r.key ORDER BY ord) FILTER (WHERE NOT run AND name IS NOT NULL),
     array_agg(r.name ORDER BY ord) FILTER (WHERE NOT run AND name IS NOT NULL),
     array_agg(r.key) FILTER (WHERE first AND ver IS NULL AND runs > 0),
-    array_agg(r.key) FILTER (WHERE first AND ver IS NOT NULL AND runs > 0),
-    array_agg(r.ver) FILTER (WHERE first AND ver IS NOT NULL AND runs > 0)
-  INTO v_token, v_turns, v_run, b_ids, b_xids, b_keys, b_names, n_keys, t_keys, t_vers
+    array_agg(r.place) FILTER (WHERE first AND ver IS NOT NULL AND runs > 0)
+  INTO v_token, v_turns, v_run, b_ids, b_xids, b_keys, b_names, n_keys, t_rows
   FROM (
     SELECT r.*, count(*) FILTER (WHERE run) OVER (PARTITION BY r.key) AS runs
     FROM (
-      SELECT u.ord, u.id, u.xid, u.key, u.name, g.ver, g.free, g.blocked,
+      SELECT u.ord, u.id, u.xid, u.key, u.name, g.ver, g.place, g.free, g.blocked,
         row_number() OVER p = 1 AS first, bool_or(u.name IS NULL) OVER a AS turn,
         u.name IS NOT NULL AND CASE WHEN g.holder_job IS NOT NULL THEN g.holder_job = u.id
           WHEN g.free AND NOT g.blocked THEN count(u.name) OVER p <= p_each ELSE false END AS run
       FROM unnest(p_ids, p_xids, p_keys, p_names) WITH ORDINALITY u(id, xid, key, name, ord),
-        LATERAL (SELECT max(g.ver) AS ver, coalesce(bool_and(g.lease_id IS NULL AND g.holder_job IS NULL), true) AS free,
+        LATERAL (SELECT max(g.ver) AS ver, (array_agg(g.place))[1] AS place, coalesce(bool_and(g.lease_id IS NULL AND g.holder_job IS NULL), true) AS free,
                    coalesce(bool_and(g.blocked), false) AS blocked, max(g.holder_job) AS holder_job
-                 FROM (SELECT * FROM bearmq.job_group g WHERE g.key = u.key ORDER BY g.ver DESC LIMIT 1) g) g
+                 FROM (SELECT g.*, g.ctid AS place FROM bearmq.job_group g WHERE g.key = u.key ORDER BY g.ver DESC LIMIT 1) g) g
       WINDOW a AS (PARTITION BY u.key), p AS (PARTITION BY u.key ORDER BY u.ord)) r) r;
 
   IF n_keys IS NOT NULL THEN
     INSERT INTO bearmq.job_group (key, ver, lease_id) SELECT u, v_token, p_lease FROM unnest(n_keys) u;
   END IF;
-  IF t_keys IS NOT NULL THEN
-    UPDATE bearmq.job_group g SET ver = v_token, lease_id = p_lease, holder_job = NULL
-      FROM unnest(t_keys, t_vers) u(key, ver) WHERE g.key = u.key AND g.ver = u.ver;
+  IF t_rows IS NOT NULL THEN
+    UPDATE bearmq.job_group g SET ver = v_token, lease_id = p_lease, holder_job = NULL WHERE g.ctid = ANY (t_rows);
   END IF;
   IF b_ids IS NOT NULL THEN
     IF p_tickets THEN
-      UPDATE bearmq.ticket t SET state = 'b' FROM unnest(b_ids) u(id) WHERE t.job_id = u.id;
+      UPDATE bearmq.ticket t SET state = 'b' WHERE t.job_id = ANY (b_ids);
     ELSE
       INSERT INTO bearmq.ticket (job_id, lane, xid, name, group_key, state)
         SELECT u.id, p_lane, u.xid, u.name, u.key, 'b' FROM unnest(b_ids, b_xids, b_names, b_keys) u(id, xid, name, key);
@@ -75,35 +73,35 @@ BEGIN
   IF v_turns IS NOT NULL THEN
     RETURN QUERY
     WITH h AS MATERIALIZED (
-      SELECT g.key, g.ver, t.job_id, t.xid, t.lane, t.alone, row_number() OVER w AS nth,
+      SELECT g.key, g.place, t.job_id, t.xid, t.lane, t.alone, row_number() OVER w AS nth,
         row_number() OVER w <= p_each AND NOT bool_or(t.alone OR t.lane <> p_lane) OVER w AS run
       FROM unnest(v_turns) k(key),
-        LATERAL (SELECT * FROM bearmq.job_group g WHERE g.key = k.key ORDER BY g.ver DESC LIMIT 1) g,
+        LATERAL (SELECT g.*, g.ctid AS place FROM bearmq.job_group g WHERE g.key = k.key ORDER BY g.ver DESC LIMIT 1) g,
         LATERAL (SELECT * FROM bearmq.ticket t WHERE t.group_key = k.key AND t.state = 'b'
                    AND (t.xid, t.job_id) > (g.through_xid, g.through_id) ORDER BY t.xid, t.job_id LIMIT p_each + 1) t
       WINDOW w AS (PARTITION BY g.key ORDER BY t.xid, t.job_id)),
     k AS MATERIALIZED (
-      SELECT h.key, h.ver, count(*) FILTER (WHERE run) AS runs, count(*) AS seen,
+      SELECT h.key, h.place, count(*) FILTER (WHERE run) AS runs, count(*) AS seen,
         (array_agg(h.job_id ORDER BY nth))[1] AS head, (array_agg(h.xid ORDER BY nth))[1] AS head_xid,
         (array_agg(h.lane ORDER BY nth))[1] AS head_lane, (array_agg(h.alone ORDER BY nth))[1] AS head_alone,
         (array_agg(h.job_id ORDER BY nth DESC) FILTER (WHERE run))[1] AS last_id,
         (array_agg(h.xid ORDER BY nth DESC) FILTER (WHERE run))[1] AS last_xid
-      FROM h GROUP BY h.key, h.ver),
+      FROM h GROUP BY h.key, h.place),
     taken AS (
       UPDATE bearmq.job_group g SET ver = v_token, lease_id = p_lease, blocked = k.runs < k.seen,
           through_xid = k.last_xid, through_id = k.last_id
-        FROM k WHERE g.key = k.key AND g.ver = k.ver AND k.runs > 0),
+        FROM k WHERE g.ctid = k.place AND k.runs > 0),
     held AS (
       UPDATE bearmq.job_group g SET ver = g.ver + 1, holder_job = k.head, blocked = k.seen > 1,
           through_xid = k.head_xid, through_id = k.head
-        FROM k WHERE g.key = k.key AND g.ver = k.ver AND k.head_alone AND k.head_lane = p_lane),
+        FROM k WHERE g.ctid = k.place AND k.head_alone AND k.head_lane = p_lane),
     due AS (
       UPDATE bearmq.ticket t SET state = 'd', run_at = clock_timestamp()
-        FROM k WHERE t.job_id = k.head AND k.head_alone AND k.head_lane = p_lane),
+        WHERE t.job_id = ANY (ARRAY(SELECT k.head FROM k WHERE k.head_alone AND k.head_lane = p_lane))),
     elsewhere AS (  -- what stands first now is of another channel: its turn goes there
       INSERT INTO bearmq.job (lane, group_key) SELECT k.head_lane, k.key FROM k WHERE k.head_lane <> p_lane),
     claimed AS (
-      UPDATE bearmq.ticket t SET state = 'c', lease_id = p_lease FROM h WHERE t.job_id = h.job_id AND h.run)
+      UPDATE bearmq.ticket t SET state = 'c', lease_id = p_lease WHERE t.job_id = ANY (ARRAY(SELECT h.job_id FROM h WHERE h.run)))
     SELECT h.job_id, true, v_token FROM h WHERE h.run ORDER BY h.key, h.nth;
 
     SELECT array_agg(l.lane) INTO v_lanes FROM (
@@ -116,15 +114,15 @@ BEGIN
 
     -- a group whose blocked jobs were all cancelled is not an error
     UPDATE bearmq.job_group g SET ver = g.ver + 1, blocked = false FROM (
-      SELECT g.key, g.ver FROM unnest(v_turns) k(key),
-        LATERAL (SELECT * FROM bearmq.job_group g WHERE g.key = k.key ORDER BY g.ver DESC LIMIT 1) g
+      SELECT g.place FROM unnest(v_turns) k(key),
+        LATERAL (SELECT g.*, g.ctid AS place FROM bearmq.job_group g WHERE g.key = k.key ORDER BY g.ver DESC LIMIT 1) g
       WHERE g.lease_id IS NULL AND g.holder_job IS NULL AND g.blocked AND NOT EXISTS (
         SELECT 1 FROM bearmq.ticket t WHERE t.group_key = k.key AND t.state = 'b'
-          AND (t.xid, t.job_id) > (g.through_xid, g.through_id))) u
-      WHERE g.key = u.key AND g.ver = u.ver;
+          AND (t.xid, t.job_id) > (g.through_xid, g.through_id) OFFSET 0)) u
+      WHERE g.ctid = u.place;
   END IF;
 
   IF NOT p_tickets THEN
-    DELETE FROM bearmq.job j USING unnest(p_ids, p_names) u(id, name) WHERE u.name IS NULL AND j.id = u.id;
+    DELETE FROM bearmq.job j WHERE j.id = ANY (ARRAY(SELECT u.id FROM unnest(p_ids, p_names) u(id, name) WHERE u.name IS NULL));
   END IF;
 END $body$;

@@ -1,7 +1,8 @@
 -- claim_log_v1 hands the next p_n rows of a lane's log to a session, under a new lease that becomes the lane's cursor.
 -- The lane is locked in a statement of its own, before the cursor is read: a statement that waited for the lock would read
 -- the log with a snapshot older than the cursor, and lose rows.
--- Index: lease_cursor newest first, job_log by ranges. Locks: the lane (never waited for), then groups in key order.
+-- Index: lease_cursor newest first, job_log by ranges. Locks: the lane (never waited for), the session (FOR KEY SHARE), then
+-- groups in key order.
 CREATE FUNCTION bearmq.claim_log_v1(p_lane integer, p_session uuid, p_claim bigint, p_n integer, p_each integer)
 RETURNS SETOF bearmq.claimed_v1
 LANGUAGE plpgsql
@@ -26,7 +27,9 @@ BEGIN
   IF v_lane.paused THEN
     RETURN NEXT ROW(NULL, 0, NULL, 0, 0, NULL, NULL, 'paused', NULL, NULL, NULL)::bearmq.claimed_v1; RETURN;
   END IF;
-  IF NOT EXISTS (SELECT 1 FROM bearmq.session s WHERE s.id = p_session AND s.expires_at > clock_timestamp()) THEN
+  -- Locked, so that return_lease_v1 waits for this claim, or else this claim sees that it was given back already.
+  PERFORM 1 FROM bearmq.session s WHERE s.id = p_session AND s.expires_at > clock_timestamp() AND NOT p_claim = ANY (s.returned) FOR KEY SHARE;
+  IF NOT FOUND THEN
     RETURN NEXT ROW(NULL, 0, NULL, 0, 0, NULL, NULL, 'expired', NULL, NULL, NULL)::bearmq.claimed_v1; RETURN;
   END IF;
 
@@ -67,8 +70,8 @@ BEGIN
     -- A job of this very stretch that its group's turn took at once has a ticket that this statement does not see yet: a new one.
     SELECT j.id, t.token, j.created_at, coalesce(k.attempt, 1::smallint), coalesce(k.losses, 0::smallint), true, coalesce(k.alone, false),
         j.name, j.group_key, j.payload, j.options
-      FROM taken t, LATERAL (SELECT * FROM bearmq.job j WHERE j.id = t.id) j
-        LEFT JOIN LATERAL (SELECT * FROM bearmq.ticket k WHERE k.job_id = t.id) k ON true
+      FROM taken t, LATERAL (SELECT * FROM bearmq.job j WHERE j.id = t.id LIMIT 1) j
+        LEFT JOIN LATERAL (SELECT * FROM bearmq.ticket k WHERE k.job_id = t.id LIMIT 1) k ON true
       WHERE t.turned;
     EXIT WHEN FOUND;
     IF i = 1 THEN

@@ -2,7 +2,7 @@
 -- one of p_names, and, with p_alone, at most one that runs alone. p_from is the time of the last one handed out, so that
 -- dead index entries before it are not read again; NULL looks at all; the header's
 -- created_at is the time to go on from.
--- Index: ticket_due, ticket_named. Locks: tickets (SKIP LOCKED), then groups in key order.
+-- Index: ticket_due, ticket_named. Locks: tickets (SKIP LOCKED), the session (FOR KEY SHARE), then groups in key order.
 CREATE FUNCTION bearmq.claim_due_v1(p_lane integer, p_session uuid, p_claim bigint, p_n integer, p_each integer,
   p_names text[], p_alone boolean, p_from timestamptz)
 RETURNS SETOF bearmq.claimed_v1
@@ -36,23 +36,28 @@ BEGIN
     max(d.run_at) FILTER (WHERE d.state = 'd' AND NOT d.alone)
   INTO v_ids, g_ids, g_xids, g_keys, g_names, v_until
   FROM (
-    (SELECT * FROM (SELECT t.* FROM bearmq.ticket t WHERE t.state = 'd' AND t.lane = p_lane AND NOT t.alone AND t.run_at <= v_now
-       AND t.run_at >= coalesce(p_from, '-infinity') ORDER BY t.run_at LIMIT p_n FOR UPDATE SKIP LOCKED) t)
-    UNION ALL
     (SELECT * FROM (SELECT t.* FROM bearmq.ticket t WHERE p_alone AND t.state = 'd' AND t.lane = p_lane AND t.alone AND t.run_at <= v_now
        ORDER BY t.run_at LIMIT 1 FOR UPDATE SKIP LOCKED) t)
     UNION ALL
     (SELECT t.* FROM unnest(p_names) u(name), LATERAL (
-       SELECT * FROM bearmq.ticket t WHERE t.state = 'n' AND t.lane = p_lane AND t.name = u.name AND NOT t.alone AND t.run_at <= v_now
-       ORDER BY t.run_at LIMIT p_n FOR UPDATE SKIP LOCKED) t LIMIT p_n)
-    UNION ALL
-    (SELECT t.* FROM unnest(p_names) u(name), LATERAL (
        SELECT * FROM bearmq.ticket t WHERE p_alone AND t.state = 'n' AND t.lane = p_lane AND t.name = u.name AND t.alone AND t.run_at <= v_now
        ORDER BY t.run_at LIMIT 1 FOR UPDATE SKIP LOCKED) t LIMIT 1)
+    UNION ALL
+    (SELECT t.* FROM unnest(p_names) u(name), LATERAL (  -- no more than half: these and the due ones must not starve each other
+       SELECT * FROM bearmq.ticket t WHERE t.state = 'n' AND t.lane = p_lane AND t.name = u.name AND NOT t.alone AND t.run_at <= v_now
+       ORDER BY t.run_at LIMIT p_n FOR UPDATE SKIP LOCKED) t LIMIT (p_n + 1) / 2)
+    UNION ALL
+    (SELECT * FROM (SELECT t.* FROM bearmq.ticket t WHERE t.state = 'd' AND t.lane = p_lane AND NOT t.alone AND t.run_at <= v_now
+       AND t.run_at >= coalesce(p_from, '-infinity') ORDER BY t.run_at LIMIT p_n FOR UPDATE SKIP LOCKED) t)
+    LIMIT p_n
   ) d;
 
   IF v_ids IS NULL AND g_ids IS NULL THEN
     RETURN NEXT ROW(NULL, 0, NULL, 0, 0, NULL, NULL, 'empty', NULL, NULL, NULL)::bearmq.claimed_v1; RETURN;
+  END IF;
+  PERFORM 1 FROM bearmq.session s WHERE s.id = p_session AND NOT p_claim = ANY (s.returned) FOR KEY SHARE;  -- as in claim_log_v1
+  IF NOT FOUND THEN
+    RETURN NEXT ROW(NULL, 0, NULL, 0, 0, NULL, NULL, 'expired', NULL, NULL, NULL)::bearmq.claimed_v1; RETURN;
   END IF;
   v_lease := nextval('bearmq.lease_id');
   IF g_ids IS NOT NULL THEN
@@ -68,8 +73,8 @@ BEGIN
   RETURN NEXT ROW(v_lease, coalesce(cardinality(v_ids), 0) + coalesce(cardinality(g_ids), 0), v_until, 0, 0, NULL, NULL, 'claimed', NULL, NULL, NULL)::bearmq.claimed_v1;
   RETURN QUERY
   WITH t AS (
-    UPDATE bearmq.ticket t SET state = 'c', lease_id = v_lease FROM unnest(v_ids || r_ids) u(id) WHERE t.job_id = u.id
+    UPDATE bearmq.ticket t SET state = 'c', lease_id = v_lease WHERE t.job_id = ANY (v_ids || r_ids)
     RETURNING t.job_id, t.xid, t.attempt, t.losses, t.alone)
   SELECT t.job_id, CASE WHEN j.group_key IS NOT NULL THEN v_token END, j.created_at, t.attempt, t.losses, true, t.alone, j.name, j.group_key, j.payload, j.options
-    FROM t, LATERAL (SELECT * FROM bearmq.job j WHERE j.id = t.job_id) j ORDER BY t.xid, t.job_id;
+    FROM t, LATERAL (SELECT * FROM bearmq.job j WHERE j.id = t.job_id LIMIT 1) j ORDER BY t.xid, t.job_id;
 END $body$;

@@ -7,9 +7,7 @@ SET plan_cache_mode = force_generic_plan AS $body$
 BEGIN
   IF p_leases IS NULL THEN RETURN; END IF;
   WITH gone AS (
-    DELETE FROM bearmq.lease l USING unnest(p_leases) u(id)
-      WHERE l.id = u.id AND (l.lane IS NULL OR (SELECT n.id FROM bearmq.lease n WHERE n.lane = l.lane ORDER BY n.id DESC LIMIT 1) > l.id)
+    DELETE FROM bearmq.lease l WHERE l.id = ANY (p_leases) AND (l.lane IS NULL OR (SELECT n.id FROM bearmq.lease n WHERE n.lane = l.lane ORDER BY n.id DESC LIMIT 1) > l.id)
       RETURNING l.id)
-  UPDATE bearmq.lease l SET finished = true FROM unnest(p_leases) u(id)
-    WHERE l.id = u.id AND NOT EXISTS (SELECT 1 FROM gone g WHERE g.id = l.id);
+  UPDATE bearmq.lease l SET finished = true WHERE l.id = ANY (p_leases) AND NOT EXISTS (SELECT 1 FROM gone g WHERE g.id = l.id);
 END $body$;

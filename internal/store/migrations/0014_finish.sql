@@ -46,15 +46,15 @@ BEGIN
     -- After a lost answer, a job whose outcome bears this claim was finished by this very call.
     IF p_replay THEN
       RETURN QUERY SELECT 'settled', o.job_id FROM unnest(p_done, p_done_lease) u(id, l), LATERAL (
-        SELECT * FROM bearmq.outcome o WHERE o.job_id = u.id AND o.claim = p_claims[u.l] AND v_held[u.l] IS NULL) o;
+        SELECT * FROM bearmq.outcome o WHERE o.job_id = u.id AND o.claim = p_claims[u.l] AND v_held[u.l] IS NULL LIMIT 1) o;
     END IF;
   END IF;
   IF v_unlocked THEN
     SELECT array_agg(u.id) INTO v_refused
       FROM (SELECT u.id, u.l FROM unnest(p_done, p_done_lease) u(id, l)
             UNION ALL SELECT r.id, r.l FROM json_to_recordset(p_rest) r(id bigint, l integer)) u,
-        LATERAL (SELECT l.unlocked FROM bearmq.lease l WHERE l.id = v_held[u.l]) l,
-        LATERAL (SELECT j.group_key FROM bearmq.job j WHERE j.id = u.id) j
+        LATERAL (SELECT l.unlocked FROM bearmq.lease l WHERE l.id = v_held[u.l] LIMIT 1) l,
+        LATERAL (SELECT j.group_key FROM bearmq.job j WHERE j.id = u.id LIMIT 1) j
       WHERE j.group_key = ANY (l.unlocked);
     RETURN QUERY SELECT 'refused', u FROM unnest(v_refused) u;
   END IF;
@@ -64,25 +64,24 @@ BEGIN
       INSERT INTO bearmq.outcome (job_id, state, attempt, claim, seconds, result)
         SELECT u.id, 'c', u.attempt, p_claims[u.l], u.seconds, u.result
         FROM unnest(p_done, p_done_lease, p_done_attempt, p_done_seconds, p_done_result) u(id, l, attempt, seconds, result);
-      DELETE FROM bearmq.ticket t USING unnest(p_done_ticket) u(id) WHERE t.job_id = u.id;
+      DELETE FROM bearmq.ticket t WHERE t.job_id = ANY (p_done_ticket);
     ELSE
       INSERT INTO bearmq.outcome (job_id, state, attempt, claim, seconds, result)
         SELECT u.id, 'c', u.attempt, p_claims[u.l], u.seconds, u.result
         FROM unnest(p_done, p_done_lease, p_done_attempt, p_done_seconds, p_done_result) u(id, l, attempt, seconds, result)
         WHERE v_held[u.l] IS NOT NULL AND NOT u.id = ANY (coalesce(v_refused, '{}'))
-          AND EXISTS (SELECT 1 FROM bearmq.job j WHERE j.id = u.id)
+          AND EXISTS (SELECT 1 FROM bearmq.job j WHERE j.id = u.id OFFSET 0)
           -- what a lost call wrote and somebody went on with is not this call's any more
-          AND NOT EXISTS (SELECT 1 FROM bearmq.ticket t WHERE t.job_id = u.id AND t.lease_id IS DISTINCT FROM v_held[u.l])
+          AND NOT EXISTS (SELECT 1 FROM bearmq.ticket t WHERE t.job_id = u.id AND t.lease_id IS DISTINCT FROM v_held[u.l] OFFSET 0)
         ON CONFLICT (job_id) DO NOTHING;
-      DELETE FROM bearmq.ticket t USING unnest(p_done, p_done_lease) u(id, l)
-        WHERE t.job_id = u.id AND t.lease_id = v_held[u.l] AND NOT u.id = ANY (coalesce(v_refused, '{}'));
+      DELETE FROM bearmq.ticket t WHERE t.job_id = ANY (p_done) AND t.lease_id = ANY (v_held) AND NOT t.job_id = ANY (coalesce(v_refused, '{}'));
     END IF;
   END IF;
 
   IF p_rest IS NOT NULL THEN
     SELECT array_agg(o.job_id), array_agg(o.job_id) FILTER (WHERE o.claim = p_claims[r.l]) INTO v_settled, v_own
       FROM json_to_recordset(p_rest) r(id bigint, l integer),
-        LATERAL (SELECT * FROM bearmq.outcome o WHERE o.job_id = r.id) o;
+        LATERAL (SELECT * FROM bearmq.outcome o WHERE o.job_id = r.id LIMIT 1) o;
     RETURN QUERY SELECT 'settled', u FROM unnest(v_own) u;
     v_refused := coalesce(v_refused, '{}') || coalesce(v_settled, '{}');
 
@@ -90,17 +89,17 @@ BEGIN
       SELECT r.id, r.attempt, r.seconds, r.error
       FROM json_to_recordset(p_rest) r(id bigint, l integer, op text, attempt smallint, seconds real, error text)
       WHERE r.op IN ('retry', 'fail') AND v_held[r.l] IS NOT NULL AND NOT r.id = ANY (v_refused)
-        AND EXISTS (SELECT 1 FROM bearmq.job j WHERE j.id = r.id)  -- a lost call may have finished it, and retention deleted it
+        AND EXISTS (SELECT 1 FROM bearmq.job j WHERE j.id = r.id OFFSET 0)  -- a lost call may have finished it, and retention deleted it
       ON CONFLICT DO NOTHING;
     INSERT INTO bearmq.outcome (job_id, state, attempt, claim, seconds, error)
       SELECT r.id, 'f', r.attempt, p_claims[r.l], r.seconds, r.error
       FROM json_to_recordset(p_rest) r(id bigint, l integer, op text, attempt smallint, seconds real, error text)
       WHERE r.op IN ('fail', 'lost') AND v_held[r.l] IS NOT NULL AND NOT r.id = ANY (v_refused)
-        AND EXISTS (SELECT 1 FROM bearmq.job j WHERE j.id = r.id)
-        AND NOT EXISTS (SELECT 1 FROM bearmq.ticket t WHERE t.job_id = r.id AND t.lease_id IS DISTINCT FROM v_held[r.l])
+        AND EXISTS (SELECT 1 FROM bearmq.job j WHERE j.id = r.id OFFSET 0)
+        AND NOT EXISTS (SELECT 1 FROM bearmq.ticket t WHERE t.job_id = r.id AND t.lease_id IS DISTINCT FROM v_held[r.l] OFFSET 0)
       ON CONFLICT (job_id) DO NOTHING;
-    DELETE FROM bearmq.ticket t USING json_to_recordset(p_rest) r(id bigint, l integer, op text)
-      WHERE t.job_id = r.id AND t.lease_id = v_held[r.l] AND (r.op IN ('fail', 'lost') OR r.id = ANY (v_settled));
+    DELETE FROM bearmq.ticket t WHERE t.lease_id = ANY (v_held) AND t.job_id = ANY (ARRAY(
+      SELECT r.id FROM json_to_recordset(p_rest) r(id bigint, op text) WHERE r.op IN ('fail', 'lost') OR r.id = ANY (v_settled)));
 
     WITH w AS (
       INSERT INTO bearmq.ticket AS t (job_id, lane, xid, name, group_key, state, run_at, attempt)
@@ -109,10 +108,10 @@ BEGIN
           clock_timestamp() + coalesce(r.delay, 0) * interval '1 second',
           CASE WHEN r.op = 'retry' THEN r.attempt + 1 ELSE r.attempt END
         FROM json_to_recordset(p_rest) r(id bigint, l integer, op text, attempt smallint, delay double precision),
-          LATERAL (SELECT * FROM bearmq.job j WHERE j.id = r.id) j
+          LATERAL (SELECT * FROM bearmq.job j WHERE j.id = r.id LIMIT 1) j
         WHERE r.op IN ('retry', 'again', 'back', 'park') AND v_held[r.l] IS NOT NULL AND NOT r.id = ANY (v_refused)
           -- a job that starts with a ticket and has none is finished, or going on elsewhere
-          AND (j.xid IS NOT NULL OR EXISTS (SELECT 1 FROM bearmq.ticket t WHERE t.job_id = j.id))
+          AND (j.xid IS NOT NULL OR EXISTS (SELECT 1 FROM bearmq.ticket t WHERE t.job_id = j.id OFFSET 0))
       ON CONFLICT (job_id) DO UPDATE SET state = excluded.state, run_at = excluded.run_at, attempt = excluded.attempt, lease_id = NULL
         WHERE t.lease_id = ANY (v_held)
       RETURNING t.job_id, t.xid, t.group_key, t.state)
@@ -134,9 +133,9 @@ BEGIN
       FROM (SELECT u.l, jsonb_object_agg(j.group_key, clock_timestamp()) AS progress
             FROM (SELECT u.id, u.l FROM unnest(p_done, p_done_lease) u(id, l)
                   UNION ALL SELECT r.id, r.l FROM json_to_recordset(p_rest) r(id bigint, l integer)) u,
-              LATERAL (SELECT j.group_key FROM bearmq.job j WHERE j.id = u.id) j
+              LATERAL (SELECT j.group_key FROM bearmq.job j WHERE j.id = u.id LIMIT 1) j
             WHERE j.group_key IS NOT NULL AND NOT j.group_key = ANY (p_keys) AND NOT p_closed[u.l] GROUP BY u.l) u
-      WHERE l.id = v_held[u.l];
+      WHERE l.id = v_held[u.l] AND l.id = ANY (v_held);
   END IF;
 
   PERFORM bearmq.close_leases_v1((SELECT array_agg(u.id) FROM unnest(v_held, p_closed) u(id, closed) WHERE u.closed AND u.id IS NOT NULL));

@@ -26,10 +26,10 @@ BEGIN
     SELECT j.id, j.xid, j.group_key FROM bearmq.job j
       WHERE j.lane = l.lane AND j.xid IS NOT NULL AND j.name IS NOT NULL AND (j.xid, j.id) > (l.lo_xid, l.lo_id) AND (j.xid, j.id) <= (l.hi_xid, l.hi_id)
         AND pg_visible_in_snapshot(j.xid, v_span.ahead) AND NOT pg_visible_in_snapshot(j.xid, v_span.behind)
-        AND NOT EXISTS (SELECT 1 FROM bearmq.ticket t WHERE t.job_id = j.id)
+        AND NOT EXISTS (SELECT 1 FROM bearmq.ticket t WHERE t.job_id = j.id OFFSET 0)
     UNION ALL
     SELECT t.job_id, t.xid, t.group_key FROM bearmq.ticket t WHERE t.lease_id = l.id AND t.state = 'c') h
-    LEFT JOIN LATERAL (SELECT * FROM bearmq.outcome o WHERE o.job_id = h.id) o ON true;
+    LEFT JOIN LATERAL (SELECT * FROM bearmq.outcome o WHERE o.job_id = h.id LIMIT 1) o ON true;
 END $body$;
 
 -- dead_leases_v1 lists leases that dead sessions hold.
@@ -37,7 +37,7 @@ END $body$;
 CREATE FUNCTION bearmq.dead_leases_v1(p_n integer) RETURNS SETOF bigint
 LANGUAGE sql STABLE
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $body$
-  SELECT l.id FROM bearmq.session s, LATERAL (SELECT l.id, l.finished FROM bearmq.lease l WHERE l.session_id = s.id) l
+  SELECT l.id FROM bearmq.session s, LATERAL (SELECT l.id, l.finished FROM bearmq.lease l WHERE l.session_id = s.id OFFSET 0) l
     WHERE NOT l.finished AND bearmq.is_dead_v1(s.id) LIMIT p_n
 $body$;
 
@@ -57,7 +57,7 @@ BEGIN
       SELECT j.id, j.lane, coalesce(j.xid, '0'), j.name, j.group_key, CASE WHEN j.group_key IS NULL OR j.id = ANY (p_heads) THEN 'd' ELSE 'b' END::"char",
         u.lost, u.lost > 0 AND u.lost >= p_max_losses - 1
       FROM (SELECT l AS id, 1 AS lost FROM unnest(p_lost) l UNION ALL SELECT b, 0 FROM unnest(p_back) b) u,
-        LATERAL (SELECT * FROM bearmq.job j WHERE j.id = u.id) j
+        LATERAL (SELECT * FROM bearmq.job j WHERE j.id = u.id LIMIT 1) j
     ON CONFLICT (job_id) DO UPDATE SET state = excluded.state, run_at = excluded.run_at, lease_id = NULL, losses = t.losses + excluded.losses,
       alone = t.alone OR excluded.losses > 0 AND t.losses + excluded.losses >= p_max_losses - 1
     RETURNING t.job_id, t.xid, t.group_key, t.losses, t.state),
@@ -69,8 +69,8 @@ BEGIN
   IF failed IS NULL THEN RETURN; END IF;
   INSERT INTO bearmq.outcome (job_id, state, attempt, claim, error)
     SELECT t.job_id, 'f', t.attempt, p_claim, format('lost %s times: %s', t.losses, p_reason) FROM unnest(failed) u(id), LATERAL (
-      SELECT * FROM bearmq.ticket t WHERE t.job_id = u.id) t;
-  DELETE FROM bearmq.ticket t USING unnest(failed) u(id) WHERE t.job_id = u.id;
+      SELECT * FROM bearmq.ticket t WHERE t.job_id = u.id LIMIT 1) t;
+  DELETE FROM bearmq.ticket t WHERE t.job_id = ANY (failed);
 END $body$;
 
 -- recover_v1 gives back what a dead session's lease held. Jobs without an outcome get a ticket. Of a group only the first
@@ -109,7 +109,7 @@ BEGIN
   FROM (SELECT h.*, row_number() OVER (PARTITION BY h.group_key, h.done ORDER BY h.xid, h.id) AS nth, bool_and(h.done) OVER (PARTITION BY h.group_key) AS over
     FROM bearmq.handed_out_v1(l) h) u;
 
-  DELETE FROM bearmq.ticket t USING unnest(v_gone) u(id) WHERE t.job_id = u.id;
+  DELETE FROM bearmq.ticket t WHERE t.job_id = ANY (v_gone);
   v_made := bearmq.lose_jobs_v1(l.id, l.claim, v_lost, v_back, v_heads, p_max_losses, 'its process died each time it ran');
   IF v_keys IS NOT NULL THEN
     v_lanes := bearmq.release_groups_v1(v_keys, array_fill(l.id, ARRAY[cardinality(v_keys)]),
@@ -119,11 +119,11 @@ BEGIN
   END IF;
   PERFORM bearmq.close_leases_v1(ARRAY[l.id]);
   PERFORM bearmq.notify_lanes_v1(v_lanes || (SELECT array_agg(DISTINCT j.lane) FROM unnest(v_lost) u(id), LATERAL (
-    SELECT j.lane FROM bearmq.job j WHERE j.id = u.id) j), NULL);
+    SELECT j.lane FROM bearmq.job j WHERE j.id = u.id LIMIT 1) j), NULL);
 
   RETURN QUERY
   SELECT j.id, j.name, j.lane, j.group_key, coalesce(t.attempt, o.attempt), coalesce(t.losses, p_max_losses::smallint), o.job_id IS NOT NULL
-    FROM unnest(v_lost) u(id), LATERAL (SELECT * FROM bearmq.job j WHERE j.id = u.id) j
-      LEFT JOIN LATERAL (SELECT * FROM bearmq.ticket t WHERE t.job_id = j.id) t ON true
-      LEFT JOIN LATERAL (SELECT * FROM bearmq.outcome o WHERE o.job_id = j.id) o ON true;
+    FROM unnest(v_lost) u(id), LATERAL (SELECT * FROM bearmq.job j WHERE j.id = u.id LIMIT 1) j
+      LEFT JOIN LATERAL (SELECT * FROM bearmq.ticket t WHERE t.job_id = j.id LIMIT 1) t ON true
+      LEFT JOIN LATERAL (SELECT * FROM bearmq.outcome o WHERE o.job_id = j.id LIMIT 1) o ON true;
 END $body$;

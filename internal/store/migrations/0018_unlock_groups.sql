@@ -40,6 +40,6 @@ BEGIN
     RETURN QUERY
     SELECT j.id, j.name, j.lane, j.group_key, coalesce((SELECT t.attempt FROM bearmq.ticket t WHERE t.job_id = j.id), 1::smallint),
         extract(epoch FROM clock_timestamp() - u.since)::double precision
-      FROM unnest(v_lost, v_since) u(id, since), LATERAL (SELECT * FROM bearmq.job j WHERE j.id = u.id) j;
+      FROM unnest(v_lost, v_since) u(id, since), LATERAL (SELECT * FROM bearmq.job j WHERE j.id = u.id LIMIT 1) j;
   END LOOP;
 END $body$;

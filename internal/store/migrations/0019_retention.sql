@@ -14,11 +14,11 @@ BEGIN
     SELECT o.job_id, o.finished_at FROM bearmq.outcome o
     WHERE o.finished_at >= coalesce(p_from, '-infinity') AND o.finished_at < v_before AND (o.state = 'f') = p_failed
       -- a ticket that is still claimed belongs to a CompleteTx whose finish is on its way
-      AND NOT EXISTS (SELECT 1 FROM bearmq.ticket t WHERE t.job_id = o.job_id)
+      AND NOT EXISTS (SELECT 1 FROM bearmq.ticket t WHERE t.job_id = o.job_id OFFSET 0)
     ORDER BY o.finished_at LIMIT p_n FOR UPDATE SKIP LOCKED) d;
-  DELETE FROM bearmq.outcome o USING unnest(v_ids) u(id) WHERE o.job_id = u.id;
-  DELETE FROM bearmq.job j USING unnest(v_ids) u(id) WHERE j.id = u.id;
-  DELETE FROM bearmq.attempt_error e USING unnest(v_ids) u(id) WHERE e.job_id = u.id;
+  DELETE FROM bearmq.outcome o WHERE o.job_id = ANY (v_ids);
+  DELETE FROM bearmq.job j WHERE j.id = ANY (v_ids);
+  DELETE FROM bearmq.attempt_error e WHERE e.job_id = ANY (v_ids);
   deleted := coalesce(cardinality(v_ids), 0);
   RETURN NEXT;
 END $body$;
@@ -41,8 +41,8 @@ BEGIN
   SELECT array_agg(k) INTO v_idle FROM unnest(v_keys) k WHERE NOT EXISTS (
     SELECT 1 FROM (SELECT * FROM bearmq.job_group g WHERE g.key = k ORDER BY g.ver DESC LIMIT 1) g
     WHERE g.lease_id IS NOT NULL OR g.holder_job IS NOT NULL OR g.blocked OR g.ver >= v_before);
-  DELETE FROM bearmq.job_group g USING unnest(v_idle) k WHERE g.key = k;
-  DELETE FROM bearmq.group_anchor a USING unnest(v_idle) k WHERE a.key = k;
+  DELETE FROM bearmq.job_group g WHERE g.key = ANY (v_idle);
+  DELETE FROM bearmq.group_anchor a WHERE a.key = ANY (v_idle);
   deleted := coalesce(cardinality(v_idle), 0);
   reached := CASE WHEN cardinality(v_keys) = p_n THEN v_keys[p_n] END;
   RETURN NEXT;

@@ -14,10 +14,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -27,8 +24,8 @@ import (
 )
 
 // Main is bearmq bench with these arguments. It returns the exit code: 0, 1
-// where something failed or a check did, 2 for a wrong command line, 130 after a
-// Ctrl-C.
+// where something failed or a check did, 2 for a wrong command line, 130 where
+// ctx has ended, which is for the caller to see to at a Ctrl-C.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o, err := parse(args, stderr)
 	switch {
@@ -38,8 +35,10 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stderr, "bearmq bench:", err)
 		return 2
 	}
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	return run(ctx, o, stdout, stderr)
+}
+
+func run(ctx context.Context, o *options, stdout, stderr io.Writer) int {
 	rep, err := measure(ctx, o, stderr)
 	if err == nil {
 		err = rep.write(stdout, o.json)

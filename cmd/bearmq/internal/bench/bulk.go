@@ -3,6 +3,8 @@ package bench
 import (
 	"context"
 	"time"
+
+	"github.com/bearmq/bearmq"
 )
 
 // load enqueues all jobs, many a call, and returns how long each call took.
@@ -63,9 +65,14 @@ func (r *round) enqueueing(ctx context.Context, enqueue func(context.Context) ([
 	return r.durable(ctx, r.enqueueProbe(), probeCommits, false)
 }
 
-// warmUp opens the pool's connections, and has each of them and the library
-// know its channels: a process does that once.
+// warmUp has the library know the channels, and the pool's connections open: a
+// process does that once.
 func (r *round) warmUp(ctx context.Context) error {
+	for i := 0; i < r.opts.channels && r.opts.channels > 1; i++ {
+		if _, err := probe.Enqueue(ctx, r.mq, 0, bearmq.InChannel(r.jobs.channel(i))); err != nil {
+			return err
+		}
+	}
 	return parallel(ctx, r.opts.connections, func(ctx context.Context, _ int) error {
 		_, err := probe.Enqueue(ctx, r.mq, 0)
 		return err

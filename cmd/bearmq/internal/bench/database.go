@@ -31,8 +31,16 @@ func openDatabase(ctx context.Context, o *options) (*database, error) {
 	settings["max_connections"] = strconv.Itoa(100 + 10*o.processes + 2*o.connections)
 	if o.work.name == "idle" {
 		settings["autovacuum"] = "off" // its transactions would count
+		settings["shared_preload_libraries"] = "pg_stat_statements"
 	}
-	server, err := pgserver.Open(ctx, pgserver.Options{URL: o.database, DataDir: o.data, Settings: settings})
+	open := func() (*pgserver.Server, error) {
+		return pgserver.Open(ctx, pgserver.Options{URL: o.database, DataDir: o.data, Settings: settings})
+	}
+	server, err := open()
+	if err != nil && ctx.Err() == nil && settings["shared_preload_libraries"] != "" {
+		delete(settings, "shared_preload_libraries") // it may not be installed
+		server, err = open()
+	}
 	if err != nil {
 		return nil, err
 	}

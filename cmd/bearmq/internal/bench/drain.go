@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"github.com/bearmq/bearmq"
@@ -10,9 +11,6 @@ import (
 // runDrain measures how fast jobs run that are there already.
 func runDrain(ctx context.Context, r *round) error {
 	if _, err := r.hire(ctx, 0, false); err != nil {
-		return err
-	}
-	if err := r.warmUp(ctx); err != nil {
 		return err
 	}
 	empty, err := r.mark(ctx)
@@ -72,7 +70,8 @@ func runDrain(ctx context.Context, r *round) error {
 // deleteAll measures how fast an orchestrator deletes the jobs that were run.
 func (r *round) deleteAll(ctx context.Context) error {
 	jobs := r.opts.jobs + probeJobs/2 // at least
-	mq, err := bearmq.New(r.pool, bearmq.Options{Retention: libraryRetention(r.opts.retention)})
+	mq, err := bearmq.New(r.pool, bearmq.Options{Retention: libraryRetention(r.opts.retention),
+		Logger: slog.New(slog.NewTextHandler(r.stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	if err != nil {
 		return err
 	}

@@ -7,20 +7,21 @@ import (
 
 // figures are what one round has measured.
 type figures struct {
-	Jobs       int
-	Rate       float64 // a second
-	Tenths     []float64
-	Floor      float64 // a second
-	Commit     time.Duration
-	RoundTrip  time.Duration
-	Latency    *percentiles
-	WAL        []walPart
-	FirstStart time.Duration // of the first job, after the workers were started
-	Occupancy  float64       // of the slots, 0: not asked for
-	Deleted    float64       // jobs a second
-	Queries    int
-	Sizes      []sizes
-	Check      string
+	Jobs         int
+	Rate         float64 // a second
+	Tenths       []float64
+	Floor        float64 // a second
+	Commit       time.Duration
+	RoundTrip    time.Duration
+	Latency      *percentiles
+	WAL          []walPart
+	FirstStart   time.Duration // of the first job, after the workers were started
+	Occupancy    float64       // of the slots, 0: not asked for
+	Deleted      float64       // jobs a second
+	Queries      int
+	Transactions int
+	Sizes        []sizes
+	Check        string
 }
 
 // rate notes how fast n jobs were done.

@@ -38,6 +38,7 @@ type report struct {
 	Occupancy    float64 `json:"occupancy,omitempty"`
 	Deleted      float64 `json:"deleted_per_s,omitempty"`
 	Queries      float64 `json:"queries,omitempty"`
+	Transactions float64 `json:"transactions,omitempty"`
 	Sizes        []sizes `json:"table_sizes,omitempty"` // of the last round
 
 	Check   string            `json:"check"`
@@ -111,6 +112,7 @@ func (r *report) summarize() {
 	r.Occupancy = median(func(f *figures) float64 { return f.Occupancy })
 	r.Deleted = median(func(f *figures) float64 { return f.Deleted })
 	r.Queries = median(func(f *figures) float64 { return float64(f.Queries) })
+	r.Transactions = median(func(f *figures) float64 { return float64(f.Transactions) })
 	r.Sizes = last.Sizes
 	r.Check = "every job ran exactly once"
 	switch {

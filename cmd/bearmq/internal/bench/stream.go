@@ -16,9 +16,6 @@ func runStream(ctx context.Context, r *round) error {
 	if _, err := r.hire(ctx, every, true); err != nil {
 		return err
 	}
-	if err := r.warmUp(ctx); err != nil {
-		return err
-	}
 	r.db.checkpoint(ctx)
 	from, err := r.mark(ctx)
 	if err != nil {
@@ -57,7 +54,11 @@ func runStream(ctx context.Context, r *round) error {
 		r.f.Tenths = r.crew.ran.spans(began, produced)
 	}
 	r.f.latency(waits(sent, r.crew.started))
-	if err := r.wal(ctx, "enqueue, run and delete", from, to, r.opts.jobs); err != nil {
+	life := "enqueue and run"
+	if r.opts.retention != keepDefault {
+		life = "enqueue, run and delete what was due"
+	}
+	if err := r.wal(ctx, life, from, to, r.opts.jobs); err != nil {
 		return err
 	}
 	if err := r.crew.ledger.once("have run"); err != nil {

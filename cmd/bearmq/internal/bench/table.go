@@ -30,8 +30,9 @@ func (r *report) table(w io.Writer) error {
 	line("", "median", "lowest … highest of "+plural(r.Rounds, "round"))
 	switch r.Work {
 	case "idle":
-		line("transactions in "+o.duration.String(), thousands(int(r.Queries)), perSecond(r.Spread, "/s"))
-		line("  of the server's empty round trips", percent(r.Ratio))
+		line("queries in "+o.duration.String(), thousands(int(r.Queries)), perSecond(r.Spread, "/s"))
+		line("  transactions, pings of the pool included", thousands(int(r.Transactions)))
+		line("  of as many empty round trips as the server can do", fmt.Sprintf("%.4f %%", 100*r.Ratio))
 	case "latency":
 		r.latencyLines(line)
 		line("  p50 in single commits", fmt.Sprintf("%.1f", r.LatencyCommits.P50), between(r.RatioSpread, "%.1f"))
@@ -40,7 +41,11 @@ func (r *report) table(w io.Writer) error {
 	default:
 		line(verb[r.Work], number(r.Rate)+" jobs/s", perSecond(r.Spread, ""))
 		line("floor", number(r.Floor)+" rows/s")
-		line("ratio", fmt.Sprintf("%.2f", r.Ratio), between(r.RatioSpread, "%.2f"))
+		if r.Work == "stream" && o.rate > 0 {
+			line("ratio", fmt.Sprintf("%.2f", r.Ratio), "the rate was given: it says how busy the stream is")
+		} else {
+			line("ratio", fmt.Sprintf("%.2f", r.Ratio), between(r.RatioSpread, "%.2f"))
+		}
 		r.latencyLines(line)
 	}
 	if len(r.WALParts) > 0 {
@@ -56,9 +61,9 @@ func (r *report) table(w io.Writer) error {
 		line("slots occupied", percent(r.Occupancy))
 	}
 	if r.Work != "latency" {
-		line("one single-row commit", ms(r.CommitMS))
+		line("a single-row commit takes", ms(r.CommitMS))
 	}
-	line("one empty round trip", ms(r.RoundTripMS))
+	line("an empty round trip takes", ms(r.RoundTripMS))
 	if err := t.Flush(); err != nil {
 		return err
 	}
@@ -180,7 +185,7 @@ func (r *report) latencyLines(line func(...any)) {
 	if r.Latency == nil {
 		return
 	}
-	line(r.LatencyIs)
+	line(r.LatencyIs, "")
 	line("  p50", ms(r.Latency.P50))
 	line("  p95", ms(r.Latency.P95))
 	line("  p99", ms(r.Latency.P99))

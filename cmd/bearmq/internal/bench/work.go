@@ -46,7 +46,7 @@ var works = []*work{
 		floorIs: "single-row commits, one between any two enqueues (--delayed: one after another)", floorSQL: []string{"floor_table", "floor_insert"},
 	},
 	{
-		name: "idle", what: "transactions in --duration of a worker and an orchestrator that have nothing to do",
+		name: "idle", what: "queries in --duration of a worker and an orchestrator that have nothing to do",
 		defaults: func(o *options) { o.duration, o.rounds, o.jobs = time.Minute, 1, 10 }, run: runIdle,
 		floorIs: "empty round trips, one after another", floorSQL: []string{"floor_empty"},
 	},

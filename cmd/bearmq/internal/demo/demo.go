@@ -58,7 +58,7 @@ const patience = time.Minute
 const chunk = 1000
 
 // recoverPoll is how often the demo's orchestrator looks for dead workers.
-const recoverPoll = 250 * time.Millisecond
+const recoverPoll = 100 * time.Millisecond
 
 // ErrWrong means that what was booked is not what the file says.
 var ErrWrong = errors.New("what was booked is not what the file says")
@@ -398,7 +398,8 @@ func (d *demo) hear(ctx context.Context, m message) error {
 		if err := m.from.kill(); err != nil {
 			return fmt.Errorf("killing %s: %w", m.from.name, err)
 		}
-		d.screen.line("%s was killed (SIGKILL); its jobs come back when its session ends, within %.0f s", m.from.name, sessionTTL.Seconds())
+		d.screen.line("%s was killed (SIGKILL) with %s payments under way; its jobs come back when its session ends, within %.0f s",
+			m.from.name, m.text, sessionTTL.Seconds())
 		return d.startWorker(ctx)
 	}
 	return nil

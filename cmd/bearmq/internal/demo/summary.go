@@ -36,6 +36,9 @@ type Latency struct {
 	P99  float64 `json:"p99"`
 }
 
+// slow is a latency, in milliseconds, that wants an explanation.
+const slow = 1000
+
 // Checked counts what was compared with the file.
 type Checked struct {
 	Balances  int `json:"balances"`
@@ -90,7 +93,11 @@ func (s *Summary) Print(out io.Writer) {
 			fmt.Fprintf(out, "    %-24s%10s%10s%10s%10s\n", row.label, thousands(l.Jobs), milliseconds(l.P50), milliseconds(l.P95), milliseconds(l.P99))
 		}
 	}
-	fmt.Fprintln(out, "  The slowest are those of customers who waited for the killed worker.")
+	if all := s.Latency["all"]; all.P50 > slow {
+		fmt.Fprintln(out, "  Orders arrived faster than this machine books them (see --rate): most of this is waiting in line.")
+	} else if s.LossesRecovered > 0 && all.P99 > slow {
+		fmt.Fprintln(out, "  The slowest are those of customers who waited for the killed worker.")
+	}
 	fmt.Fprintln(out)
 	if s.OK {
 		fmt.Fprintf(out, "  OK: %s balances and %s sequences are what one process makes of the file.\n",

@@ -46,6 +46,7 @@ const (
 	concurrency  = 40
 	reserved     = 4 // slots for express orders, beside those
 	workerConns  = 10
+	holdFor      = 200 * time.Millisecond // until it is killed, so that payments gather
 	stopGrace    = 3 * time.Second
 	stopPatience = 12 * time.Second // then a worker process ends whatever it does
 )
@@ -111,6 +112,7 @@ func listen(in io.Reader, pay *payments, say func(what, text string)) {
 		}
 		close(pay.held)
 		go func() {
+			time.Sleep(holdFor)
 			for range pay.started {
 				if n := pay.under.Load(); n > 0 {
 					say(saidHolding, fmt.Sprint(n))
