@@ -40,6 +40,10 @@ race: postgres ## test every module with the race detector
 mutants: postgres ## check that the model tests notice planted faults
 	$(GOTEST) -v -run '^TestMutant' $(PACKAGES)
 
+.PHONY: stress
+stress: postgres ## attack the library with six producers and four workers that die (JOBS=200000, SEED=1)
+	BEARMQ_STRESS_JOBS=$(or $(JOBS),200000) BEARMQ_STRESS_SEED=$(SEED) go test -count=1 -v -timeout=$(TIMEOUT) -run '^TestStress$$' ./internal/stress
+
 .PHONY: bench
 bench: postgres ## run the Go benchmarks of the library
 	go test -run '^$$' -bench . -benchmem .

@@ -97,12 +97,12 @@ func (l *claimLoop) step(ctx context.Context) error {
 		return l.claim(ctx, lane, n, each)
 	}
 	if l.look {
-		return l.lookForWork(ctx)
+		return l.lookForWork()
 	}
 	if l.drain {
 		if l.slots.none() && l.finisher.none() {
 			// What a finish has written since the last look may be runnable.
-			if err := l.lookForWork(ctx); err != nil || l.nextLane() != nil {
+			if err := l.lookForWork(); err != nil || l.nextLane() != nil {
 				return err
 			}
 			return errDrained
@@ -157,7 +157,7 @@ func (l *claimLoop) share(n int) int {
 }
 
 // lookForWork reads which lanes have work.
-func (l *claimLoop) lookForWork(ctx context.Context) error {
+func (l *claimLoop) lookForWork() error {
 	back := lookBack
 	if time.Since(l.fullLook) > lookBackAll || l.drain {
 		back, l.fullLook = 0, time.Now()

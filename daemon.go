@@ -47,7 +47,8 @@ type daemon struct {
 
 // start waits until the database answers and its schema fits, and stores the
 // definitions. A schema that does not fit is the one thing a daemon dies of.
-func (d *daemon) start(ctx context.Context) error {
+// It has not started, without an error, where ctx ends first.
+func (d *daemon) start(ctx context.Context) (started bool, err error) {
 	for b := newPause(); ; {
 		err := d.mq.store.Check(ctx)
 		if err == nil {
@@ -58,12 +59,12 @@ func (d *daemon) start(ctx context.Context) error {
 		case err == nil:
 			d.mq.log.Info("bearmq: started", "daemon", d.name, "schema", d.mq.opts.Schema)
 			d.mq.emit(DaemonStarted{About{Time: time.Now(), Worker: d.name}, d.name})
-			return nil
+			return true, nil
 		case errors.As(err, &version), errors.Is(err, store.ErrRestored), errors.Is(err, ErrNotMigrated):
-			return fmt.Errorf("bearmq: %s cannot start: %w", d.name, err)
+			return false, fmt.Errorf("bearmq: %s cannot start: %w", d.name, err)
 		}
 		if !d.failing(ctx, "start", err, b.next()) {
-			return nil
+			return false, nil
 		}
 	}
 }

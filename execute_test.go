@@ -341,8 +341,8 @@ var exits = map[string]struct {
 }{
 	"panic with a string": {func() { panic("splash\x00\xff") }, "panic: splash\uFFFD"},
 	"panic with an error": {func() { panic(errBoom) }, "panic: boom"},
-	"panic with nil":      {func() { panic(nil) }, "panic: panic called with nil argument"}, //nolint:govet // on purpose
-	"a runtime error":     {func() { var m map[string]int; m["x"]++ }, "assignment to entry in nil map"},
+	"panic with nil":      {func() { panic(nil) }, "panic: panic called with nil argument"},
+	"a runtime error":     {func() { _ = make([]int, 0)[len(errBoom.Error())] }, "index out of range"},
 	"panic with evil":     {func() { panic(evil{text: true}) }, "PANIC"},
 	"Goexit":              {runtime.Goexit, "exited its goroutine"},
 	"FailNow":             {func() { new(testing.T).FailNow() }, "exited its goroutine"},

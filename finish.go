@@ -261,8 +261,9 @@ func (f *finisher) tell(batch []report, done *store.Finished) {
 func (f *finisher) emit(e ending, settled bool) {
 	mq, about := f.r.mq, e.job.about(f.r.name)
 	switch {
-	case e.op == "" || settled:
+	case e.op == "" || e.op == store.OpSettled:
 		mq.emit(JobSucceeded{about, e.took})
+	case settled && e.op != store.OpFail: // somebody else has ended the job
 	case e.op == store.OpRetry:
 		mq.emit(JobErrored{About: about, Err: e.err, Duration: e.took, RetryIn: e.delay, Retry: true})
 	case e.op == store.OpFail:

@@ -2,6 +2,7 @@ package bearmq
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
@@ -21,12 +22,19 @@ func (u *groupUnlocker) tick(ctx context.Context) (time.Duration, error) {
 		u.mq.log.Warn("bearmq: a job held its group for too long, the group was freed", "daemon", u.name,
 			"job", t.Job, "definition", t.Name, "held for", t.HeldFor)
 		u.mq.emit(GroupUnlocked{u.aboutTaken(t), t.HeldFor})
+		if t.Failed {
+			u.mq.emit(JobExpired{About: u.aboutTaken(t), Err: errHeldTooOften, Losses: t.Losses})
+		}
 	}
 	if len(lost) > 0 {
 		u.mq.wakes.lookAll()
 	}
 	return 0, err
 }
+
+// errHeldTooOften is why a job expires that held its group for too long each
+// time it ran.
+var errHeldTooOften = errors.New("bearmq: the job held its group for too long each time it ran")
 
 // A groupCollector deletes groups that nobody has used for a while. It walks
 // over all groups, a piece at a time.

@@ -103,11 +103,8 @@ func (o *Orchestrator) Run(ctx context.Context) error {
 		return at("OrchestratorOptions", err)
 	}
 	d := &daemon{mq: o.mq, name: opts.Name}
-	if err := d.start(ctx); err != nil {
+	if started, err := d.start(ctx); !started {
 		return err
-	}
-	if ctx.Err() != nil {
-		return nil
 	}
 	var wg sync.WaitGroup
 	for _, l := range o.loops(d, opts) {

@@ -39,8 +39,8 @@ func (s *scheduler) tick(ctx context.Context) (time.Duration, error) {
 			s.orphan(sched)
 		case r == nil:
 		case sched.Due:
-			next := r.next(sched.Now)
-			if err := s.make(ctx, r, sched, next); err != nil {
+			next, err := s.make(ctx, r, sched)
+			if err != nil {
 				errs = append(errs, err)
 				continue
 			}
@@ -81,25 +81,29 @@ func (s *scheduler) deploy(ctx context.Context) error {
 	return nil
 }
 
-// make enqueues the job of a tick. Of ticks that nobody made in time only the
-// last counts.
-func (s *scheduler) make(ctx context.Context, r *repeat, sched store.Schedule, next time.Time) error {
-	payload, group, err := r.payload(sched.Next)
+// make enqueues the job of a tick, and returns when the next is. Of ticks that
+// nobody made in time only the last counts.
+func (s *scheduler) make(ctx context.Context, r *repeat, sched store.Schedule) (next time.Time, err error) {
+	tick, next := sched.Next, r.next(sched.Next)
+	for next.After(tick) && !next.After(sched.Now) {
+		tick, next = next, r.next(next)
+	}
+	payload, group, err := r.payload(tick)
 	if err != nil {
-		return err
+		return next, err
 	}
 	lane, err := s.mq.store.Lane(ctx, r.def.channel, 0)
 	if err != nil {
-		return err
+		return next, err
 	}
 	id, ok, err := s.mq.store.Tick(ctx, sched.Name, sched.Spec, sched.Next, next,
 		store.NewJob{Lane: lane, Name: r.def.name, Payload: payload, Group: group, Delay: r.def.delay})
 	if err != nil || !ok {
-		return err
+		return next, err
 	}
-	s.mq.emit(JobScheduled{About{Time: time.Now(), JobID: JobID(id), Definition: r.def.name, Channel: r.def.channel, Group: group, Worker: s.name}, sched.Next})
+	s.mq.emit(JobScheduled{About{Time: time.Now(), JobID: JobID(id), Definition: r.def.name, Channel: r.def.channel, Group: group, Worker: s.name}, tick})
 	s.mq.wakes.wake(lane)
-	return nil
+	return next, nil
 }
 
 // orphan reports a tick for which this process has no function.

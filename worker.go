@@ -154,11 +154,8 @@ func (w *Worker) run(ctx context.Context, drain bool) error {
 	}
 	r := &workerRun{daemon: daemon{mq: w.mq, name: opts.Name}, opts: opts, drain: drain, values: ctx,
 		slots: newSlots(opts.Concurrency, opts.PerJob), capacity: make(chan struct{}, 1)}
-	if err := r.start(ctx); err != nil {
+	if started, err := r.start(ctx); !started {
 		return err
-	}
-	if ctx.Err() != nil {
-		return nil
 	}
 	r.ear = w.mq.wakes.subscribe(&r.daemon)
 	defer w.mq.wakes.unsubscribe(r.ear)

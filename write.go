@@ -281,10 +281,7 @@ func (w *writer) commit(ctx context.Context) error {
 
 // commitError tells a commit that failed from one whose answer was lost.
 func commitError(err error) error {
-	var answer *pgconn.PgError
-	var connect *pgconn.ConnectError
-	if errors.As(err, &answer) || errors.As(err, &connect) || pgconn.SafeToRetry(err) ||
-		errors.Is(err, pgx.ErrTxCommitRollback) || errors.Is(err, pgx.ErrTxClosed) || errors.Is(err, ErrUnknownOutcome) {
+	if errors.Is(err, ErrUnknownOutcome) || !store.UnknownOutcome(err) {
 		return fmt.Errorf("bearmq: writing jobs: %w", err)
 	}
 	return fmt.Errorf("bearmq: writing jobs: %w: %w", ErrUnknownOutcome, err)

@@ -29,13 +29,29 @@ const CopyThreshold = 64
 
 // Insert writes jobs in one statement and sets their ids, which rise in their order.
 func (s *Store) Insert(ctx context.Context, db DB, jobs []NewJob) error {
-	switch {
-	case len(jobs) == 0:
+	if len(jobs) == 0 {
 		return nil
-	case len(jobs) == 1 && !jobs[0].delayed():
+	}
+	pool, ok := db.(*pgxpool.Pool)
+	if !ok {
+		// In the caller's transaction a lost connection means that nothing was written.
+		query, err := s.insert(ctx, db, jobs)
+		return wrap(query, err)
+	}
+	conn, err := acquire(ctx, pool)
+	if err != nil {
+		return wrap("enqueue", err)
+	}
+	defer conn.Release()
+	query, err := s.insert(ctx, conn, jobs)
+	return wrapWrite(query, err)
+}
+
+func (s *Store) insert(ctx context.Context, db DB, jobs []NewJob) (query string, err error) {
+	if len(jobs) == 1 && !jobs[0].delayed() {
 		j := &jobs[0]
 		err := db.QueryRow(ctx, s.text("enqueue"), j.Lane, j.Name, j.Payload, null(j.Group), j.Options, s.Channel(j.Lane)).Scan(&j.ID, nil)
-		return s.wrapWrite(db, "enqueue", err)
+		return "enqueue", err
 	}
 	n := len(jobs)
 	lanes, names, payloads := make([]int32, n), make([]string, n), make([]string, n)
@@ -64,7 +80,7 @@ func (s *Store) Insert(ctx context.Context, db DB, jobs []NewJob) error {
 		)
 		_, err = pgx.ForEachRow(rows, []any{&id, nil}, func() error { jobs[i].ID = id; i++; return nil })
 	}
-	return s.wrapWrite(db, "enqueue_many", err)
+	return "enqueue_many", err
 }
 
 // Copy writes jobs by COPY and sets their ids, which rise in their order. It is several statements: the caller is in a
@@ -133,14 +149,6 @@ func (s *Store) Copy(ctx context.Context, db DB, jobs []NewJob) error {
 	}
 	_, err = db.Exec(ctx, s.text("notify_lanes"), list)
 	return wrap("notify_lanes", err)
-}
-
-// wrapWrite: in the caller's transaction a lost connection means that nothing was written; on the pool nobody knows.
-func (s *Store) wrapWrite(db DB, query string, err error) error {
-	if _, ok := db.(*pgxpool.Pool); ok {
-		return wrapWrite(query, err)
-	}
-	return wrap(query, err)
 }
 
 // Lane returns the lane of a channel at a priority. The first use of a channel makes it, on a connection of our own: in

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // The root package gives these to users; what they mean stands there.
@@ -64,19 +66,35 @@ func wrap(query string, err error) error {
 	return fmt.Errorf("%s: %w", query, err)
 }
 
-// unknownOutcome tells whether a failed write may have happened all the same: the statement went out and the connection
-// broke before PostgreSQL said anything.
-func unknownOutcome(err error) bool {
-	if err == nil || code(err) != "" || pgconn.SafeToRetry(err) {
+// UnknownOutcome tells whether a failed write or commit may have happened all the same: it went out and the connection broke
+// before PostgreSQL said anything.
+func UnknownOutcome(err error) bool {
+	if err == nil || code(err) != "" || pgconn.SafeToRetry(err) || errors.Is(err, pgx.ErrTxCommitRollback) || errors.Is(err, pgx.ErrTxClosed) {
 		return false
 	}
 	var connect *pgconn.ConnectError
 	return !errors.As(err, &connect)
 }
 
+// A notSent is an error before anything went out.
+type notSent struct{ error }
+
+func (notSent) SafeToRetry() bool { return true }
+func (e notSent) Unwrap() error   { return e.error }
+
+// acquire takes a connection out of a pool for one write: pgx does not tell an error of the wait for it, when nothing was
+// sent, from one of the wait for the answer.
+func acquire(ctx context.Context, pool *pgxpool.Pool) (*pgxpool.Conn, error) {
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return nil, notSent{fmt.Errorf("get a connection: %w", err)}
+	}
+	return conn, nil
+}
+
 // wrapWrite is wrap for a write outside a transaction of the caller's.
 func wrapWrite(query string, err error) error {
-	if unknownOutcome(err) {
+	if UnknownOutcome(err) {
 		return fmt.Errorf("%w (%s: %w)", ErrUnknownOutcome, query, err)
 	}
 	return wrap(query, err)

@@ -53,15 +53,15 @@ func (s *Store) Recover(ctx context.Context, lease int64, maxLosses int) (lost [
 func (s *Store) UnlockGroups(ctx context.Context, after time.Duration, maxLosses int) (lost []Taken, err error) {
 	err = s.call(ctx, "unlock_groups", func(rows pgx.Rows) error {
 		var (
-			t       Taken
-			channel *string
-			attempt int16
-			held    float64
+			t          Taken
+			channel    *string
+			attempt, n int16
+			held       float64
 		)
-		if err := rows.Scan(&t.Job, &t.Name, &channel, &t.Group, &attempt, &held); err != nil {
+		if err := rows.Scan(&t.Job, &t.Name, &channel, &t.Group, &attempt, &n, &t.Failed, &held); err != nil {
 			return err
 		}
-		t.Channel, t.Attempt, t.HeldFor = deref(channel), int(attempt), time.Duration(held*float64(time.Second))
+		t.Channel, t.Attempt, t.Losses, t.HeldFor = deref(channel), int(attempt), int(n), time.Duration(held*float64(time.Second))
 		lost = append(lost, t)
 		return nil
 	}, after, int32(maxLosses))
@@ -150,7 +150,12 @@ func (s *Store) Tick(ctx context.Context, name, spec string, tick, next time.Tim
 		d := job.Delay.Seconds()
 		delay = &d
 	}
-	row := s.pool.QueryRow(ctx, s.text("tick"), name, spec, tick, next, job.Lane, string(job.Payload), null(job.Group), delay)
+	conn, err := acquire(ctx, s.pool)
+	if err != nil {
+		return 0, false, wrap("tick", err)
+	}
+	defer conn.Release()
+	row := conn.QueryRow(ctx, s.text("tick"), name, spec, tick, next, job.Lane, string(job.Payload), null(job.Group), delay)
 	switch err := row.Scan(&id, nil); {
 	case err == nil:
 		return id, true, nil

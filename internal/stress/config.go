@@ -48,6 +48,7 @@ type Load struct {
 type Faults struct {
 	Kill         time.Duration // of a worker, which is replaced
 	Stop         time.Duration // of a worker, for longer than the TTL
+	Asleep       float64       // share of the stopped workers that are killed before they wake
 	Pause        time.Duration // of a worker, for less than half the TTL
 	Cut          time.Duration // of some database connections
 	Orchestrator time.Duration // a kill of the orchestrator, which is replaced
@@ -58,10 +59,10 @@ func Full() Config {
 	return Config{
 		Jobs: 60_000, Producers: 6, Workers: 4, Over: 45 * time.Second, TTL: 2500 * time.Millisecond, Quiet: time.Minute,
 		Load: Load{
-			Channels: []string{"one", "two", "three"}, Groups: 500, Grouped: 0.65, Hot: 0.1, Task: 50 * time.Millisecond,
+			Channels: []string{"one", "two", "three"}, Groups: 500, Grouped: 0.65, Hot: 0.04, Task: 50 * time.Millisecond,
 			Fail: 0.05, Snooze: 0.01, Complete: 0.05, Delay: 0.1, Strict: 0.3, Deaf: 0.3,
 		},
-		Faults: Faults{Kill: 3 * time.Second, Stop: 6 * time.Second, Pause: 5 * time.Second, Cut: 500 * time.Millisecond,
+		Faults: Faults{Kill: 3 * time.Second, Stop: 6 * time.Second, Asleep: 0.1, Pause: 5 * time.Second, Cut: 500 * time.Millisecond,
 			Orchestrator: 8 * time.Second},
 	}
 }

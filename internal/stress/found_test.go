@@ -3,6 +3,7 @@
 package stress
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -24,7 +25,7 @@ func engine(t *testing.T) (*store.Store, *pgxpool.Pool, uuid.UUID) {
 	s, err := store.New(pool, schema)
 	require.NoError(t, err)
 	require.NoError(t, s.Migrate(t.Context()))
-	t.Cleanup(func() { require.NoError(t, invariant.CheckRunning(t.Context(), pool, schema)) })
+	t.Cleanup(func() { require.NoError(t, invariant.CheckRunning(context.Background(), pool, schema)) })
 	return s, pool, session(t, s, pool, time.Hour)
 }
 

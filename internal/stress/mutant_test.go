@@ -4,6 +4,7 @@ package stress
 
 import (
 	"context"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -18,7 +19,8 @@ import (
 // is there. Each mutant takes one protection out of the engine's SQL, in the
 // schema of its test, and the run must fail for it.
 
-// A swap puts another text into a function, which must hold the old one once.
+// A swap puts another text into a function, which must hold one that matches
+// the old, a regular expression, once.
 type swap struct{ old, new string }
 
 // mutate replaces one function of a schema. The texts are written for the
@@ -30,8 +32,9 @@ func mutate(t *testing.T, pool *pgxpool.Pool, schema, function string, swaps ...
 		JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $1 AND p.proname = $2`, schema, function).Scan(&text))
 	here := func(s string) string { return strings.ReplaceAll(s, "bearmq.", pgx.Identifier{schema}.Sanitize()+".") }
 	for _, s := range swaps {
-		require.Equal(t, 1, strings.Count(text, here(s.old)), "%s no longer reads %q", function, s.old)
-		text = strings.Replace(text, here(s.old), here(s.new), 1)
+		old := regexp.MustCompile(here(s.old))
+		require.Len(t, old.FindAllString(text, -1), 1, "%s no longer reads %q", function, s.old)
+		text = old.ReplaceAllLiteralString(text, here(s.new))
 	}
 	_, err := pool.Exec(t.Context(), text)
 	require.NoError(t, err)
@@ -68,12 +71,13 @@ func caught(t *testing.T, c Config, want []Class, mutant func(*testing.T, *pgxpo
 
 func TestMutantCursorUnderOldSnapshot(t *testing.T) {
 	t.Parallel()
+	c := crowded()
+	c.Load.Channels, c.Load.Grouped, c.Load.Hot, c.Load.Even, c.Load.Task = []string{"one"}, 0, 0, true, 5*time.Millisecond
 	const cursor = "SELECT * INTO v_cursor FROM bearmq.lease l WHERE l.lane = p_lane ORDER BY l.id DESC LIMIT 1;"
-	caught(t, crowded(), []Class{Rerun, Stale}, func(t *testing.T, pool *pgxpool.Pool, c Config) {
+	caught(t, c, []Class{Rerun, Stale}, func(t *testing.T, pool *pgxpool.Pool, c Config) {
 		mutate(t, pool, c.Schema, "claim_log_v1",
-			swap{cursor, "SELECT true INTO FOUND_CURSOR;"},
-			swap{"  v_own    xid8;", "  v_own    xid8;\n  FOUND_CURSOR boolean;"},
-			swap{"SELECT * INTO v_lane FROM bearmq.lane l WHERE l.id = p_lane FOR NO KEY UPDATE SKIP LOCKED;",
+			swap{strings.ReplaceAll(cursor, "*", `\*`), "PERFORM 1;"},
+			swap{`SELECT \* INTO v_lane FROM bearmq.lane l WHERE l.id = p_lane FOR NO KEY UPDATE SKIP LOCKED;`,
 				cursor + " SELECT * INTO v_lane FROM bearmq.lane l WHERE l.id = p_lane FOR NO KEY UPDATE;"})
 	})
 }
@@ -83,7 +87,7 @@ func TestMutantGroupWithoutLock(t *testing.T) {
 	c := crowded()
 	c.Load.Groups, c.Load.Grouped, c.Load.Even = 300, 0.9, true
 	caught(t, c, []Class{Overlap}, func(t *testing.T, pool *pgxpool.Pool, c Config) {
-		mutate(t, pool, c.Schema, "take_groups_v1", swap{"ON CONFLICT (key) DO UPDATE SET key = excluded.key WHERE false;", "ON CONFLICT (key) DO NOTHING;"})
+		mutate(t, pool, c.Schema, "take_groups_v1", swap{`ON CONFLICT \(key\) DO UPDATE SET key = excluded.key WHERE false;`, "ON CONFLICT (key) DO NOTHING;"})
 	})
 }
 
@@ -91,20 +95,21 @@ func TestMutantFinishWithoutFence(t *testing.T) {
 	t.Parallel()
 	c := crowded()
 	c.Jobs, c.Over, c.Load.Even, c.Load.Task, c.Load.Deaf, c.Load.Grouped, c.Load.Hot = 800, 8*time.Second, true, time.Second, 1, 0, 0
-	c.Faults.Stop = 1500 * time.Millisecond
+	c.Faults.Stop = time.Second
 	caught(t, c, []Class{Stale}, func(t *testing.T, pool *pgxpool.Pool, c Config) {
-		mutate(t, pool, c.Schema, "finish_v1", swap{`(SELECT l.id, l.unlocked IS NOT NULL AS unlocked FROM bearmq.lease l
-      WHERE l.id = u.id AND l.claim = u.claim AND NOT l.finished FOR NO KEY UPDATE)`, "(SELECT u.id, false AS unlocked)"})
+		mutate(t, pool, c.Schema, "finish_v1",
+			swap{`FROM bearmq.lease l\s+WHERE l.id = u.id AND l.claim = u.claim AND NOT l.finished FOR NO KEY UPDATE`,
+				"FROM json_populate_record(NULL::bearmq.lease, json_build_object('id', u.id, 'created_at', clock_timestamp())) l"})
 	})
 }
 
 func TestMutantRecoveryForgetsTickets(t *testing.T) {
 	t.Parallel()
 	c := crowded()
-	c.Load.Delay = 0.5
-	c.Faults.Kill = 800 * time.Millisecond
+	c.Load.Delay, c.Load.Even = 0.5, true
+	c.Faults.Kill = 400 * time.Millisecond
 	caught(t, c, []Class{Lost}, func(t *testing.T, pool *pgxpool.Pool, c Config) {
-		mutate(t, pool, c.Schema, "handed_out_v1", swap{`UNION ALL
-    SELECT t.job_id, t.xid, t.group_key FROM bearmq.ticket t WHERE t.lease_id = l.id AND t.state = 'c'`, ""})
+		mutate(t, pool, c.Schema, "handed_out_v1",
+			swap{`UNION ALL\s+SELECT t.job_id, t.xid, t.group_key FROM bearmq.ticket t WHERE t.lease_id = l.id AND t.state = 'c'`, ""})
 	})
 }

@@ -116,12 +116,10 @@ func (r *coordinator) kill(p *process) {
 }
 
 func (r *coordinator) killAll() {
-	for _, p := range append(r.workers, r.orchestrator) {
-		if p == nil {
-			continue
+	for _, p := range append(r.workers[:len(r.workers):len(r.workers)], r.orchestrator) {
+		if p != nil {
+			r.kill(p)
 		}
-		_ = p.cmd.Process.Kill()
-		<-p.ended
 	}
 }
 
@@ -155,9 +153,10 @@ func (r *coordinator) run(ctx context.Context) (broken []Violation, err error) {
 	}
 
 	if left := r.quiet(ctx); left != "" {
+		r.killAll() // what is read from now on must not change
 		return []Violation{{Liveness, fmt.Sprintf("%v after the last fault: %s", r.Quiet, left)}}, ctx.Err()
 	}
-	for _, p := range append(r.workers, r.orchestrator) {
+	for _, p := range append(r.workers[:len(r.workers):len(r.workers)], r.orchestrator) {
 		if err := r.end(p); err != nil {
 			broken = append(broken, Violation{Liveness, fmt.Sprintf("%s did not end well: %v", p.name, err)})
 		}
@@ -263,7 +262,7 @@ func (r *coordinator) stopWorker(ctx context.Context, d time.Duration) (err erro
 			err = r.cut(ctx)
 		}
 	}
-	if r.rand.IntN(10) == 0 {
+	if r.rand.Float64() < r.Faults.Asleep {
 		r.kill(p)
 		r.workers[i], err = r.spawn(false)
 		return err

@@ -36,7 +36,7 @@ func TestStressCrowded(t *testing.T) {
 	c := crowded()
 	c.Jobs, c.Over, c.TTL, c.Quiet = 6000, 10*time.Second, time.Second, time.Minute
 	c.Load.Task, c.Load.Snooze, c.Load.Complete = 100*time.Millisecond, 0.02, 0.1
-	c.Faults = Faults{Kill: 600 * time.Millisecond, Stop: 3 * time.Second, Pause: 3 * time.Second, Cut: 300 * time.Millisecond, Orchestrator: 3 * time.Second}
+	c.Faults = Faults{Kill: 600 * time.Millisecond, Stop: 3 * time.Second, Asleep: 0.2, Pause: 3 * time.Second, Cut: 300 * time.Millisecond, Orchestrator: 3 * time.Second}
 	survives(t, c)
 }
 

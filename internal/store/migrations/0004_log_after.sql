@@ -7,7 +7,8 @@ RETURNS SETOF bearmq.job LANGUAGE sql STABLE ROWS 100 AS $body$
   (SELECT j.* FROM
      (SELECT x FROM pg_snapshot_xip(p_behind) x WHERE x >= p_xid AND pg_visible_in_snapshot(x, p_ahead) ORDER BY x) o,
      LATERAL (SELECT * FROM bearmq.job j WHERE j.lane = p_lane AND j.xid IS NOT NULL AND j.xid = o.x
-                AND (j.xid, j.id) > (p_xid, p_id) ORDER BY j.id LIMIT p_n) j
+                -- not (xid, id) > (p_xid, p_id): with xid = x, that would be read from x's first row on each time
+                AND j.id > CASE WHEN o.x = p_xid THEN p_id ELSE 0 END ORDER BY j.id LIMIT p_n) j
    LIMIT p_n)
   UNION ALL
   (SELECT j.* FROM

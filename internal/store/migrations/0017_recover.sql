@@ -23,9 +23,13 @@ BEGIN
   SELECT * INTO v_span FROM bearmq.log_interval i WHERE i.id = l.interval_id;
   RETURN QUERY
   SELECT h.id, h.xid, h.group_key, o.job_id IS NOT NULL, o.finished_at FROM (
-    SELECT j.id, j.xid, j.group_key FROM bearmq.job j
-      WHERE j.lane = l.lane AND j.xid IS NOT NULL AND j.name IS NOT NULL AND (j.xid, j.id) > (l.lo_xid, l.lo_id) AND (j.xid, j.id) <= (l.hi_xid, l.hi_id)
-        AND pg_visible_in_snapshot(j.xid, v_span.ahead) AND NOT pg_visible_in_snapshot(j.xid, v_span.behind)
+    SELECT j.id, j.xid, j.group_key FROM (
+        -- (xid, id) <= (hi_xid, hi_id) in one condition would be read to the last row of hi_xid
+        SELECT * FROM bearmq.job j WHERE j.lane = l.lane AND j.xid IS NOT NULL AND (j.xid, j.id) > (l.lo_xid, l.lo_id) AND j.xid < l.hi_xid
+        UNION ALL
+        SELECT * FROM bearmq.job j WHERE j.lane = l.lane AND j.xid IS NOT NULL AND j.xid = l.hi_xid
+          AND j.id > CASE WHEN l.lo_xid = l.hi_xid THEN l.lo_id ELSE 0 END AND j.id <= l.hi_id) j
+      WHERE j.name IS NOT NULL AND pg_visible_in_snapshot(j.xid, v_span.ahead) AND NOT pg_visible_in_snapshot(j.xid, v_span.behind)
         AND NOT EXISTS (SELECT 1 FROM bearmq.ticket t WHERE t.job_id = j.id OFFSET 0)
     UNION ALL
     SELECT t.job_id, t.xid, t.group_key FROM bearmq.ticket t WHERE t.lease_id = l.id AND t.state = 'c') h

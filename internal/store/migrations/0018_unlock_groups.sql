@@ -4,7 +4,7 @@
 -- When a job of a mailbox started is when the one before it ended.
 -- Index: lease's key: there are few leases. Locks: leases (SKIP LOCKED), then groups.
 CREATE FUNCTION bearmq.unlock_groups_v1(p_after interval, p_max_losses integer)
-RETURNS TABLE (job_id bigint, name text, lane integer, group_key text, attempt smallint, held_for double precision)
+RETURNS TABLE (job_id bigint, name text, lane integer, group_key text, attempt smallint, losses smallint, failed boolean, held_for double precision)
 LANGUAGE plpgsql
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET plan_cache_mode = force_generic_plan AS $body$
@@ -38,8 +38,10 @@ BEGIN
       v_made.b_keys, v_made.b_xids, v_made.b_ids);
     PERFORM bearmq.notify_lanes_v1(v_lanes, NULL);
     RETURN QUERY
-    SELECT j.id, j.name, j.lane, j.group_key, coalesce((SELECT t.attempt FROM bearmq.ticket t WHERE t.job_id = j.id), 1::smallint),
+    SELECT j.id, j.name, j.lane, j.group_key, coalesce(t.attempt, o.attempt), coalesce(t.losses, p_max_losses::smallint), o.job_id IS NOT NULL,
         extract(epoch FROM clock_timestamp() - u.since)::double precision
-      FROM unnest(v_lost, v_since) u(id, since), LATERAL (SELECT * FROM bearmq.job j WHERE j.id = u.id LIMIT 1) j;
+      FROM unnest(v_lost, v_since) u(id, since), LATERAL (SELECT * FROM bearmq.job j WHERE j.id = u.id LIMIT 1) j
+        LEFT JOIN LATERAL (SELECT * FROM bearmq.ticket t WHERE t.job_id = j.id LIMIT 1) t ON true
+        LEFT JOIN LATERAL (SELECT * FROM bearmq.outcome o WHERE o.job_id = j.id LIMIT 1) o ON true;
   END LOOP;
 END $body$;
