@@ -14,7 +14,9 @@ import (
 type laneState struct {
 	id       int32
 	log, due bool      // may have work there
+	dueTurn  bool      // the next claim is of due tickets, where there are both
 	from     time.Time // of due tickets: what was handed out before
+	looked   time.Time // when it was last seen
 }
 
 // A claimLoop takes work for a worker, one claim at a time, from one lane after
@@ -29,6 +31,7 @@ type claimLoop struct {
 	fails   *pause
 
 	found     time.Time // when something was last claimed
+	looked    time.Time // when the last look was
 	fullLook  time.Time // when the last look went all the way back
 	wakes     int       // found something since window began
 	window    time.Time
@@ -44,6 +47,9 @@ const (
 	// lookBackAll how often one goes all the way.
 	lookBack    = 5 * time.Second
 	lookBackAll = 10 * time.Second
+	// lookBusy is how often a worker looks at all lanes that never runs out of
+	// work: some may be due by now, or new.
+	lookBusy = 200 * time.Millisecond
 	// A worker that has found nothing for sleepAfter asks to be notified; one
 	// that finds something busyWakes times a second looks every busyPoll
 	// instead: then nobody needs to notify it, which would serialize commits.
@@ -93,7 +99,9 @@ func (l *claimLoop) step(ctx context.Context) error {
 		l.waitForRoom(ctx)
 		return nil
 	}
-	if lane := l.nextLane(); lane != nil {
+	if time.Since(l.looked) > lookBusy || l.dueSinceLook() {
+		l.look = true
+	} else if lane := l.nextLane(); lane != nil {
 		return l.claim(ctx, lane, n, each)
 	}
 	if l.look {
@@ -125,6 +133,11 @@ func (l *claimLoop) hear() {
 			l.look = true // of another channel, or new
 		}
 	}
+}
+
+// dueSinceLook tells whether a ticket has fallen due since the last look.
+func (l *claimLoop) dueSinceLook() bool {
+	return !l.nextDue.IsZero() && time.Since(l.nextDue) > 0
 }
 
 // nextLane is the next lane that may have work.
@@ -163,6 +176,7 @@ func (l *claimLoop) lookForWork() error {
 		back, l.fullLook = 0, time.Now()
 	}
 	began := time.Now()
+	l.looked = began
 	ctx, cancel := l.callContext()
 	defer cancel()
 	work, err := l.mq.store.FindWork(ctx, l.opts.Channels, l.wanted(), l.slots.takeAlone(), back)
@@ -178,7 +192,7 @@ func (l *claimLoop) lookForWork() error {
 			lane = &laneState{id: w.Lane}
 			l.lanes[w.Lane] = lane
 		}
-		lane.log, lane.due = w.Log, w.Due
+		lane.log, lane.due, lane.looked = w.Log, w.Due, began
 		if back == 0 {
 			lane.from = time.Time{}
 		}
@@ -189,8 +203,8 @@ func (l *claimLoop) lookForWork() error {
 		}
 		l.order = append(l.order, w.Lane)
 	}
-	for id := range l.lanes {
-		if !slices.Contains(l.order, id) {
+	for id, lane := range l.lanes {
+		if lane.looked != began {
 			delete(l.lanes, id) // paused
 		}
 	}
@@ -210,7 +224,9 @@ func (l *claimLoop) claim(ctx context.Context, lane *laneState, n, each int) err
 	}
 	n = l.share(n)
 	nonce := rand.Int64()
-	fromLog := lane.log
+	// Of both in turn, so that neither new jobs nor retries starve the others.
+	fromLog := lane.log && !(lane.due && lane.dueTurn)
+	lane.dueTurn = fromLog
 	var c *store.Claim
 	call, cancel := l.callContext()
 	defer cancel()
@@ -422,6 +438,7 @@ func (l *claimLoop) sleep(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 	case <-l.ear.rung:
+		l.looked = time.Now() // there was nothing else a moment ago: straight to the claim
 		l.hear()
 		l.look = l.look || l.nextLane() == nil
 	case <-l.registry:

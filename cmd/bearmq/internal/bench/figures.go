@@ -11,6 +11,7 @@ type figures struct {
 	Rate         float64 // a second
 	Tenths       []float64
 	Floor        float64 // a second
+	FastFloor    float64 // the same in its fastest form, where there is one
 	Commit       time.Duration
 	RoundTrip    time.Duration
 	Latency      *percentiles

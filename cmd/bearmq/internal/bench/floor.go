@@ -36,6 +36,13 @@ func (b *bench) floor(ctx context.Context, n int, f *figures) error {
 		}
 		f.Floor = rate
 	}
+	if b.opts.work.name == "drain" {
+		rate, err := b.claimRows(ctx, "floor_claim_ctid")
+		if err != nil {
+			return fmt.Errorf("measuring the floor: %w", err)
+		}
+		f.FastFloor = rate
+	}
 	return b.units(ctx, f)
 }
 
@@ -168,6 +175,11 @@ func floorCommits(ctx context.Context, b *bench) (float64, error) {
 
 // floorClaim is the floor of running jobs.
 func floorClaim(ctx context.Context, b *bench) (float64, error) {
+	return b.claimRows(ctx, "floor_claim")
+}
+
+// claimRows claims and deletes rows by the statement.
+func (b *bench) claimRows(ctx context.Context, statement string) (float64, error) {
 	jobs := min(b.opts.jobs, maxFloorJobs)
 	if b.opts.work.name == "drain" {
 		jobs = b.opts.jobs
@@ -188,7 +200,7 @@ func floorClaim(ctx context.Context, b *bench) (float64, error) {
 	var claimed atomic.Int64
 	took, err := b.onConnections(ctx, claimers, func(ctx context.Context, conn *pgx.Conn) error {
 		for {
-			rows, err := conn.Query(ctx, sql("floor_claim"))
+			rows, err := conn.Query(ctx, sql(statement))
 			if err != nil {
 				return err
 			}

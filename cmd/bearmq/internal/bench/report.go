@@ -19,7 +19,10 @@ type report struct {
 	Floor   float64 `json:"floor_per_s"`
 	FloorIs string  `json:"floor"`
 	// Ratio is rate / floor; for latency, p50 / a single commit's time.
-	Ratio       float64   `json:"ratio"`
+	Ratio float64 `json:"ratio"`
+	// FastFloor is the floor in its fastest form, of drain.
+	FastFloor   float64   `json:"fast_floor_per_s,omitempty"`
+	FastRatio   float64   `json:"fast_ratio,omitempty"`
 	RatioSpread spread    `json:"ratio_spread"`
 	Tenths      []float64 `json:"tenths"` // jobs a second
 	LastToFirst float64   `json:"last_to_first_tenth"`
@@ -84,6 +87,10 @@ func (r *report) summarize() {
 	}
 	r.Floor = median(func(f *figures) float64 { return f.Floor })
 	r.RatioSpread = over((*figures).ratio)
+	if last.FastFloor > 0 {
+		r.FastFloor = median(func(f *figures) float64 { return f.FastFloor })
+		r.FastRatio = median(func(f *figures) float64 { return f.Rate / f.FastFloor })
+	}
 
 	if last.Latency != nil {
 		r.Latency = &percentiles{

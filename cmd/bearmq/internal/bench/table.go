@@ -46,6 +46,10 @@ func (r *report) table(w io.Writer) error {
 		} else {
 			line("ratio", fmt.Sprintf("%.2f", r.Ratio), between(r.RatioSpread, "%.2f"))
 		}
+		if r.FastFloor > 0 {
+			line("floor by ctid", number(r.FastFloor)+" rows/s")
+			line("ratio to that", fmt.Sprintf("%.2f", r.FastRatio))
+		}
 		r.latencyLines(line)
 	}
 	if len(r.WALParts) > 0 {

@@ -50,11 +50,13 @@ func (r *round) walBytes(ctx context.Context, from, to mark) (bytes float64, how
 	return max(to.bytes-from.bytes-8192*(to.fpi-from.fpi), 0), byEstimate, nil
 }
 
-// awaitFlush waits until the WAL is on disk up to m. PostgreSQL's WAL writer
-// sees to that several times a second.
+// awaitFlush waits until the WAL is on disk up to m.
 func (r *round) awaitFlush(ctx context.Context, m mark) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Second, errors.New("the WAL has not been written to disk for 10 s"))
 	defer cancel()
+	// The position at a page's end is past the page's header, which only the next
+	// record writes. What cannot be sent comes by itself in the end.
+	_, _ = r.pool.Exec(ctx, sql("flush"))
 	for {
 		var flushed bool
 		if err := r.pool.QueryRow(ctx, sql("wal_flushed"), m.lsn).Scan(&flushed); err != nil {

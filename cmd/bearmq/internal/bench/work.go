@@ -32,7 +32,7 @@ var works = []*work{
 	{
 		name: "drain", what: "run jobs that are there already (the default)",
 		defaults: func(*options) {}, run: runDrain, floor: floorClaim,
-		floorIs: "claim and delete 1,000 rows a statement, on two connections", floorSQL: []string{"floor_table", "floor_claim"},
+		floorIs: "claim and delete 1,000 rows a statement, on two connections", floorSQL: []string{"floor_table", "floor_claim", "floor_claim_ctid"},
 	},
 	{
 		name: "stream", what: "run jobs while others come in at --rate, for --duration",

@@ -1,0 +1,2 @@
+-- A record, and a commit that waits for the disk.
+SELECT pg_logical_emit_message(true, 'bearmq bench', '');
