@@ -244,8 +244,10 @@ func (l *claimLoop) claim(ctx context.Context, lane *laneState, n, each int) err
 	if c.Status == store.Locked {
 		l.collision++
 		if l.collision > len(l.order) {
-			// Every lane with work is being claimed from.
-			sleep(ctx, rand.N(2*time.Millisecond))
+			// Every lane with work is being claimed from. The more claims are
+			// refused, the longer the pauses: those of many processes must not
+			// starve the one that holds the lane.
+			sleep(ctx, rand.N(time.Millisecond<<min(l.collision, 6)))
 		}
 		return nil
 	}

@@ -59,7 +59,7 @@ func TestDefaultsOfOrchestratorOptions(t *testing.T) {
 	assert.NotEmpty(t, o.Name)
 	assert.Equal(t, 5*time.Second, o.SchedulePoll)
 	assert.Equal(t, 5*time.Second, o.RecoverPoll)
-	assert.Equal(t, 10*time.Second, o.CleanPoll)
+	assert.Equal(t, 30*time.Second, o.CleanPoll)
 }
 
 // A Spec with nothing but a name, as a job of it runs.

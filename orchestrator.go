@@ -20,8 +20,9 @@ type OrchestratorOptions struct {
 	// RecoverPoll is how often dead workers are looked for: 5 s by default, 10
 	// ms to 1 h.
 	RecoverPoll time.Duration
-	// CleanPoll is how often finished jobs and idle groups are deleted: 10 s
-	// by default, 10 ms to 1 h.
+	// CleanPoll is how often an orchestrator that has nothing to delete looks
+	// for finished jobs and idle groups: 30 s by default, 10 ms to 1 h. Where
+	// jobs end all the time it deletes every second.
 	CleanPoll time.Duration
 }
 
@@ -29,7 +30,7 @@ type OrchestratorOptions struct {
 const (
 	defaultSchedulePoll = 5 * time.Second
 	defaultRecoverPoll  = 5 * time.Second
-	defaultCleanPoll    = 10 * time.Second
+	defaultCleanPoll    = 30 * time.Second
 )
 
 func (o *OrchestratorOptions) fillIn() error {
@@ -81,11 +82,11 @@ func (o *Orchestrator) loops(d *daemon, opts OrchestratorOptions) []loop {
 		{"schedule", opts.SchedulePoll, (&scheduler{daemon: d}).tick},
 		{"recover", opts.RecoverPoll, (&recoverer{daemon: d, every: opts.RecoverPoll}).tick},
 		{"delete", opts.CleanPoll, (&deleter{daemon: d}).tick},
-		{"collect groups", opts.CleanPoll, (&groupCollector{daemon: d}).tick},
-		{"sweep", 3 * opts.CleanPoll, (&sweeper{daemon: d}).tick},
+		{"collect groups", 2 * opts.CleanPoll, (&groupCollector{daemon: d}).tick},
+		{"sweep", 2 * opts.CleanPoll, (&sweeper{daemon: d}).tick},
 	}
 	if o.mq.opts.GroupUnlock != NoGroupUnlock {
-		loops = append(loops, loop{"unlock groups", min(o.mq.opts.GroupUnlock/4, 3*opts.CleanPoll), (&groupUnlocker{daemon: d}).tick})
+		loops = append(loops, loop{"unlock groups", min(o.mq.opts.GroupUnlock/4, 2*opts.CleanPoll), (&groupUnlocker{daemon: d}).tick})
 	}
 	return loops
 }

@@ -175,9 +175,9 @@ func TestOrchestratorThroughErrors(t *testing.T) {
 func TestRecoveryWaitsAfterAnOutage(t *testing.T) {
 	t.Parallel()
 	for name, upset := range map[string]func(*recoverer){
-		"outage":         func(r *recoverer) { r.last = r.last.Add(-time.Hour); r.lastDB = r.lastDB.Add(-time.Hour) },
-		"clock forward":  func(r *recoverer) { r.lastDB = r.lastDB.Add(-time.Hour) },
-		"clock backward": func(r *recoverer) { r.lastDB = r.lastDB.Add(time.Hour) },
+		"outage":         func(r *recoverer) { r.answered = r.answered.Add(-time.Hour) },
+		"clock forward":  func(r *recoverer) { r.clockDB = r.clockDB.Add(-time.Hour) },
+		"clock backward": func(r *recoverer) { r.clockDB = r.clockDB.Add(time.Hour) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -11,39 +11,24 @@ import (
 // A recoverer gives back what dead workers held.
 type recoverer struct {
 	*daemon
-	every  time.Duration
-	last   time.Time // the last good tick, by the monotonic clock
-	lastDB time.Time // and by the database's
-	grace  time.Time // until then nobody is declared dead
+	every    time.Duration
+	answered time.Time // when the database last did
+	clock    time.Time // the time of a tick by this machine's monotonic clock
+	clockDB  time.Time // and by the database's
+	grace    time.Time // until then nobody is declared dead
 }
 
 // recoverBatch is how many leases are recovered between two looks.
 const recoverBatch = 100
 
 func (r *recoverer) tick(ctx context.Context) (time.Duration, error) {
-	now, err := r.mq.store.Now(ctx)
-	if err != nil {
-		return 0, err
-	}
-	// When this process could not reach the database for a while, perhaps
-	// nobody could; and when the database's clock has jumped, sessions have
-	// expired that are alive. Then everybody gets one TTL to renew.
-	if elapsed := time.Since(r.last); !r.last.IsZero() {
-		jumped := now.Sub(r.lastDB) - elapsed
-		if elapsed > 3*r.every+r.mq.opts.SessionTTL/3 || jumped.Abs() > max(r.mq.opts.SessionTTL/3, time.Second) {
-			r.grace = time.Now().Add(r.mq.opts.SessionTTL)
-			r.mq.log.Warn("bearmq: the database was out of reach or its clock jumped, nobody is declared dead for now",
-				"daemon", r.name, "for", r.mq.opts.SessionTTL)
-		}
-	}
-	r.last, r.lastDB = time.Now(), now
-	if wait := time.Until(r.grace); wait > 0 {
-		return wait, nil
-	}
 	for ctx.Err() == nil {
-		leases, err := r.mq.store.DeadLeases(ctx, recoverBatch)
+		leases, now, err := r.mq.store.DeadLeases(ctx, recoverBatch)
 		if err != nil {
 			return 0, err
+		}
+		if wait := r.wait(now); wait > 0 {
+			return wait, nil
 		}
 		recovered := 0
 		for _, id := range leases {
@@ -53,12 +38,30 @@ func (r *recoverer) tick(ctx context.Context) (time.Duration, error) {
 			}
 			recovered += n
 		}
-		r.last = time.Now()
 		if len(leases) < recoverBatch || recovered == 0 {
 			break
 		}
 	}
 	return 0, nil
+}
+
+// wait is how long nobody may be declared dead, although sessions have
+// expired. When this process could not reach the database for a while, perhaps
+// nobody could; and when the database's clock has jumped, sessions have expired
+// that are alive. Then everybody gets one TTL to renew.
+func (r *recoverer) wait(nowDB time.Time) time.Duration {
+	ttl, now := r.mq.opts.SessionTTL, time.Now()
+	if !r.answered.IsZero() {
+		silent := now.Sub(r.answered)
+		jumped := nowDB.Sub(r.clockDB) - now.Sub(r.clock)
+		if silent > 3*r.every+ttl/3 || jumped.Abs() > max(ttl/3, time.Second) {
+			r.grace = now.Add(ttl)
+			r.mq.log.Warn("bearmq: the database was out of reach or its clock jumped, nobody is declared dead for now",
+				"daemon", r.name, "for", ttl)
+		}
+	}
+	r.answered, r.clock, r.clockDB = now, now, nowDB
+	return r.grace.Sub(now)
 }
 
 // recover gives back one lease, in one transaction.
@@ -67,6 +70,7 @@ func (r *recoverer) recover(ctx context.Context, lease int64) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	r.answered = time.Now()
 	if len(lost) > 0 {
 		r.mq.log.Info("bearmq: the jobs of a dead worker were given back", "daemon", r.name, "jobs", len(lost))
 	}

@@ -41,6 +41,7 @@ type slots struct {
 	idle    chan struct{} // closed while closed && busy == 0
 
 	average float64 // seconds that a job takes, 0: not known
+	seen    int     // jobs that it is made of
 }
 
 func newSlots(size int, limits map[string]int) *slots {
@@ -73,7 +74,9 @@ func (s *slots) want() (n, each int) {
 	ahead := 0
 	if s.average > 0 {
 		soon := horizon.Seconds() / s.average
-		ahead = int(min(float64(s.size)*soon, maxAhead))
+		// Trust grows with what has been seen: one fast job does not make a fast
+		// thousand.
+		ahead = int(min(float64(s.size)*soon, maxAhead, float64(2*s.seen)))
 		each = int(min(max(soon, 1), maxMailbox))
 	}
 	n = free + ahead - s.queued
@@ -190,6 +193,7 @@ func (s *slots) end(a *attempt, took time.Duration) {
 		s.alone--
 		s.spared()
 	}
+	s.seen++
 	const weight = 0.05
 	if seconds := max(took.Seconds(), 1e-7); s.average == 0 {
 		s.average = seconds
@@ -254,7 +258,7 @@ func (s *slots) stale() (slow, limited []*mailbox) {
 	old := func(w []*mailbox) bool { return len(w) > 0 && time.Since(w[0].since) > hoard }
 	if old(s.ready) {
 		slow, s.ready, s.queued = s.ready, nil, 0
-		s.average = 0 // is not what it was
+		s.average, s.seen = 0, 0 // is not what it was
 		for _, m := range slow {
 			s.unlimit(m)
 		}

@@ -235,3 +235,40 @@ func TestDisjointServicesShareAChannel(t *testing.T) {
 		return value[int](t, mq, "SELECT count(*) FROM bearmq.job_state WHERE state = 'completed' AND attempt = 1 AND losses = 0") == 400
 	})
 }
+
+// The claim loop is told when it may ask again for jobs of a limited
+// definition, or for one that runs alone: it may be asleep for an hour.
+func TestSlotsTellWhenThereIsRoomAgain(t *testing.T) {
+	t.Parallel()
+	told := 0
+	s := newSlots(4, map[string]int{"limited": 1})
+	s.run, s.spared = func(*mailbox) {}, func() { told++ }
+	put := func(id JobID, name string, alone bool) (*mailbox, *attempt) {
+		a := &attempt{job: &RawJob{ID: id, Name: name}, lease: &lease{session: &session{ctx: context.Background()}}, alone: alone}
+		if alone {
+			s.addAlone()
+		}
+		m := &mailbox{lease: a.lease, jobs: []*attempt{a}}
+		require.False(t, s.put(m))
+		return m, a
+	}
+	_, first := put(1, "limited", false)
+	second, _ := put(2, "limited", false)
+	require.False(t, s.spare("limited"))
+	s.end(first, time.Second)
+	s.leave("limited") // to the second
+	require.Zero(t, told)
+	require.False(t, s.spare("limited"))
+	s.forget(second)
+	s.leave("limited")
+	require.Equal(t, 1, told)
+	require.True(t, s.spare("limited"))
+
+	_, alone := put(3, "free", true)
+	require.False(t, s.takeAlone())
+	s.end(alone, time.Second)
+	require.Equal(t, 2, told)
+	require.True(t, s.takeAlone())
+	_, _ = put(4, "free", false)
+	require.Equal(t, 2, told)
+}

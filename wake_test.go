@@ -152,8 +152,7 @@ func TestPollingAlone(t *testing.T) {
 	}
 	enqueued(t, producer, numbers, 5, Delay(50*time.Millisecond))
 	enqueued(t, producer, numbers, 6, InChannel("new"))
-	require.Equal(t, 6, soon(t, "the handler", done))
-	require.Equal(t, 5, soon(t, "the handler", done))
+	require.ElementsMatch(t, []int{5, 6}, []int{soon(t, "the handler", done), soon(t, "the handler", done)})
 	require.Zero(t, value[int](t, mq, "SELECT count(*) FROM bearmq.sleeper"), "it does not ask to be notified")
 }
 

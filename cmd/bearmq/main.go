@@ -20,6 +20,7 @@ import (
 	"syscall"
 
 	"github.com/bearmq/bearmq"
+	"github.com/bearmq/bearmq/cmd/bearmq/internal/bench"
 	"github.com/bearmq/bearmq/cmd/bearmq/internal/demo"
 )
 
@@ -50,6 +51,7 @@ func standardStreams() streams {
 const usage = `bearmq runs background jobs on PostgreSQL; this is its tool.
 
   bearmq demo             20,000 orders through worker processes, one of which is killed
+  bearmq bench [work]     the speed of this machine, beside what PostgreSQL can do at all
   bearmq migrate up       make the schema, or bring it to this version
   bearmq migrate status   compare the schema's version with this program's
   bearmq migrate sql      print the script that "up" runs
@@ -76,9 +78,15 @@ func run(ctx context.Context, args []string, s streams) int {
 		}
 		return exitOK
 	}
+	if len(args) > 0 && args[0] == bench.ChildCommand {
+		return bench.ChildMain(ctx, s.in, s.out, s.err)
+	}
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	defer context.AfterFunc(ctx, stop)() // a second Ctrl-C ends the program at once
+	defer context.AfterFunc(ctx, stop)()     // a second Ctrl-C ends the program at once
+	if len(args) > 0 && args[0] == "bench" { // it reports by itself, and has the same exit codes
+		return bench.Main(ctx, args[1:], s.out, s.err)
+	}
 	return report(ctx, dispatch(ctx, args, s), args, s)
 }
 
@@ -106,6 +114,10 @@ func help(ctx context.Context, args []string, s streams) error {
 	if len(args) == 0 || args[0] == "help" {
 		_, err := fmt.Fprint(s.out, usage)
 		return err
+	}
+	if args[0] == "bench" {
+		bench.Main(ctx, append(args[1:], "--help"), s.out, s.err)
+		return nil
 	}
 	return dispatch(ctx, append(args, "--help"), s)
 }

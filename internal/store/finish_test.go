@@ -208,11 +208,9 @@ func (r *rig) completeLast(c *Claim, done ...int64) *Finished {
 
 func (r *rig) deleteFinished(keep time.Duration) (n int64) {
 	r.t.Helper()
-	for _, failed := range []bool{false, true} {
-		deleted, _, err := r.DeleteFinished(r.ctx(), failed, keep, time.Time{}, 10_000)
-		require.NoError(r.t, err)
-		n += deleted
-	}
+	completed, failed := Deletion{Keep: keep}, Deletion{Keep: keep}
+	require.NoError(r.t, r.DeleteFinished(r.ctx(), &completed, &failed, 10_000))
+	n = completed.Deleted + failed.Deleted
 	return n
 }
 

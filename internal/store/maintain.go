@@ -18,17 +18,10 @@ type Taken struct {
 	HeldFor              time.Duration // of a group that was unlocked
 }
 
-// DeadLeases lists up to n leases of dead sessions.
-func (s *Store) DeadLeases(ctx context.Context, n int) (leases []int64, err error) {
-	err = s.call(ctx, "dead_leases", func(rows pgx.Rows) error {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return err
-		}
-		leases = append(leases, id)
-		return nil
-	}, int32(n))
-	return leases, err
+// DeadLeases lists up to n leases of dead sessions, and says what time it is in the database.
+func (s *Store) DeadLeases(ctx context.Context, n int) (leases []int64, now time.Time, err error) {
+	err = s.call(ctx, "dead_leases", func(rows pgx.Rows) error { return rows.Scan(&now, &leases) }, int32(n))
+	return leases, now, err
 }
 
 // Recover gives back what a dead session's lease held, in one transaction.
@@ -68,15 +61,32 @@ func (s *Store) UnlockGroups(ctx context.Context, after time.Duration, maxLosses
 	return lost, err
 }
 
-// DeleteFinished deletes up to n jobs that finished longer than keep ago, the failed ones or the others. reached is where
-// to go on from.
-func (s *Store) DeleteFinished(ctx context.Context, failed bool, keep time.Duration, from time.Time, n int) (deleted int64, reached time.Time, err error) {
-	var f, r *time.Time
-	if !from.IsZero() {
-		f = &from
+// Deletion is what DeleteFinished did with the jobs of one kind.
+type Deletion struct {
+	Keep    time.Duration // how long they are kept
+	From    time.Time     // where to begin, and then where to go on from
+	Deleted int64
+}
+
+// DeleteFinished deletes up to n jobs of each kind, the completed ones and the failed ones, whose time is over.
+func (s *Store) DeleteFinished(ctx context.Context, completed, failed *Deletion, n int) error {
+	var c, f *time.Time
+	err := s.call(ctx, "delete_finished", func(rows pgx.Rows) error { return rows.Scan(&completed.Deleted, &c, &failed.Deleted, &f) },
+		completed.Keep, notZero(completed.From), failed.Keep, notZero(failed.From), int32(n))
+	if c != nil {
+		completed.From = *c
 	}
-	err = s.call(ctx, "delete_finished", func(rows pgx.Rows) error { return rows.Scan(&deleted, &r) }, failed, keep, f, int32(n))
-	return deleted, deref(r), err
+	if f != nil {
+		failed.From = *f
+	}
+	return err
+}
+
+func notZero(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
 }
 
 // CollectGroups deletes the idle ones of the next n groups behind after. reached is "" at the end.

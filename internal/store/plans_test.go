@@ -243,12 +243,9 @@ func (p *planner) walk() {
 	})
 	p.check("finish many groups", 10*n+50, 80*n, func() { p.complete(c) })
 
-	for _, failed := range []bool{false, true} {
-		p.check(fmt.Sprintf("delete, failed=%t", failed), 6*n+50, 60*n, func() {
-			_, _, err := p.DeleteFinished(p.ctx(), failed, time.Hour, time.Time{}, n)
-			require.NoError(p.t, err)
-		})
-	}
+	p.check("delete", 2*(6*n+50), 2*60*n, func() {
+		require.NoError(p.t, p.DeleteFinished(p.ctx(), &Deletion{Keep: time.Hour}, &Deletion{Keep: time.Hour}, n))
+	})
 	p.check("collect", 6*n+50, 60*n, func() {
 		_, _, err := p.CollectGroups(p.ctx(), "g", time.Hour, n)
 		require.NoError(p.t, err)

@@ -246,7 +246,7 @@ func TestManyRecoverersLoseAJobOnce(t *testing.T) {
 		r.claim(3)
 	}
 	r.kill(r.session)
-	leases, err := r.DeadLeases(t.Context(), 100)
+	leases, _, err := r.DeadLeases(t.Context(), 100)
 	require.NoError(t, err)
 	lost := make(chan []Taken)
 	for range 4 {
@@ -411,23 +411,30 @@ func TestRetentionDeletesAJobWithAllThatItLeft(t *testing.T) {
 	running := r.claim(10)
 	r.exec(`UPDATE bearmq.outcome SET finished_at = finished_at - interval '2 hours' WHERE job_id IN ($1, $2)`, all[0], all[1])
 
-	n, reached, err := r.DeleteFinished(t.Context(), false, time.Hour, time.Time{}, 10)
-	require.NoError(t, err)
-	assert.EqualValues(t, 1, n)
-	assert.False(t, reached.IsZero())
+	completed, failed := Deletion{Keep: time.Hour}, Deletion{Keep: 3 * time.Hour}
+	deleteSome := func() {
+		t.Helper()
+		require.NoError(t, r.DeleteFinished(t.Context(), &completed, &failed, 10))
+	}
+	deleteSome()
+	assert.EqualValues(t, 1, completed.Deleted)
+	assert.Zero(t, failed.Deleted, "it is kept longer")
+	assert.False(t, completed.From.IsZero())
+	assert.True(t, failed.From.IsZero())
 	assert.Equal(t, all[1:], allIDs(r))
-	n, _, err = r.DeleteFinished(t.Context(), true, time.Hour, time.Time{}, 10)
-	require.NoError(t, err)
-	assert.EqualValues(t, 1, n)
+	failed.Keep = time.Hour
+	deleteSome()
+	assert.Zero(t, completed.Deleted)
+	assert.EqualValues(t, 1, failed.Deleted)
 	assert.Equal(t, all[2:], allIDs(r), "one has finished just now, one runs")
 	assert.EqualValues(t, 1, one[int64](r, `SELECT count(*) FROM bearmq.attempt_error`))
-	n, reached, err = r.DeleteFinished(t.Context(), false, 0, reached, 10)
-	require.NoError(t, err)
-	assert.EqualValues(t, 1, n)
-	n, again, err := r.DeleteFinished(t.Context(), false, 0, reached, 10)
-	require.NoError(t, err)
-	assert.Zero(t, n)
-	assert.Zero(t, again)
+	completed.Keep = 0
+	deleteSome()
+	assert.EqualValues(t, 1, completed.Deleted)
+	reached := completed.From
+	deleteSome()
+	assert.Zero(t, completed.Deleted)
+	assert.Equal(t, reached, completed.From)
 	assert.Zero(t, one[int64](r, `SELECT count(*) FROM bearmq.attempt_error`))
 	r.complete(running)
 }

@@ -248,7 +248,7 @@ func (r *rig) drain(lanes ...int32) []int64 {
 // recoverAll is a sweep: it recovers every lease of a dead session.
 func (r *rig) recoverAll() (lost []Taken) {
 	r.t.Helper()
-	leases, err := r.DeadLeases(r.ctx(), 1000)
+	leases, _, err := r.DeadLeases(r.ctx(), 1000)
 	require.NoError(r.t, err)
 	for _, id := range leases {
 		l, err := r.Recover(r.ctx(), id, 3)

@@ -137,7 +137,7 @@ func recoverAll(t *testing.T, s *store.Store, pool *pgxpool.Pool, dead uuid.UUID
 	t.Helper()
 	_, err := pool.Exec(t.Context(), "UPDATE "+table(s.Schema(), "session")+" SET ttl = '0', expires_at = started_at WHERE id = $1", dead)
 	require.NoError(t, err)
-	leases, err := s.DeadLeases(t.Context(), 10)
+	leases, _, err := s.DeadLeases(t.Context(), 10)
 	require.NoError(t, err)
 	for _, lease := range leases {
 		_, err := s.Recover(t.Context(), lease, 3)

@@ -23,7 +23,8 @@ BEGIN
       OR EXISTS (SELECT 1 FROM bearmq.ticket t WHERE t.state = 'n' AND t.lane = l.id) AND EXISTS (SELECT 1 FROM unnest(p_names) u(name),
            LATERAL (SELECT 1 FROM bearmq.ticket t WHERE t.state = 'n' AND t.lane = l.id AND t.name = u.name AND (p_alone OR NOT t.alone)
                       AND t.run_at <= v_now LIMIT 1) t),
-    extract(epoch FROM d.run_at - v_now)::double precision
+    extract(epoch FROM least(d.run_at, (SELECT t.run_at FROM bearmq.ticket t
+      WHERE p_alone AND t.state = 'd' AND t.lane = l.id AND t.alone AND t.run_at > v_now ORDER BY t.run_at LIMIT 1)) - v_now)::double precision
   FROM bearmq.lane l,
     LATERAL (SELECT c.hi_xid, c.hi_id, i.behind, i.ahead FROM (
         SELECT * FROM bearmq.lease c WHERE c.lane = l.id ORDER BY c.id DESC LIMIT 1) c,

@@ -114,8 +114,12 @@ BEGIN
           AND (j.xid IS NOT NULL OR EXISTS (SELECT 1 FROM bearmq.ticket t WHERE t.job_id = j.id OFFSET 0))
       ON CONFLICT (job_id) DO UPDATE SET state = excluded.state, run_at = excluded.run_at, attempt = excluded.attempt, lease_id = NULL
         WHERE t.lease_id = ANY (v_held)
-      RETURNING t.job_id, t.xid, t.group_key, t.state)
-    SELECT array_agg(w.group_key), array_agg(w.xid), array_agg(w.job_id) INTO b_keys, b_xids, b_ids FROM w WHERE w.state = 'b';
+      RETURNING t.job_id, t.xid, t.group_key, t.state, t.lane, t.run_at)
+    SELECT array_agg(w.group_key) FILTER (WHERE w.state = 'b'), array_agg(w.xid) FILTER (WHERE w.state = 'b'),
+      array_agg(w.job_id) FILTER (WHERE w.state = 'b'),
+      array_agg(DISTINCT w.lane) FILTER (WHERE w.state <> 'b' AND w.run_at <= clock_timestamp() + interval '1 second')
+    INTO b_keys, b_xids, b_ids, v_lanes FROM w;
+    IF v_lanes IS NOT NULL THEN PERFORM bearmq.notify_lanes_v1(v_lanes, p_session); END IF;
   END IF;
 
   IF cardinality(p_keys) > 0 OR b_keys IS NOT NULL THEN

@@ -48,8 +48,9 @@ $body$;
 -- lose_jobs_v1 takes jobs away from a lease: p_lost may have run and have died with their process, p_back were handed out
 -- and had not started. Those of p_heads are to hold their groups, and become due; the others of a group are blocked. It
 -- returns the blocked ones, and those that failed. The caller holds the lease, and releases the groups.
+-- The outcome of a job that failed so bears no claim: no replay may take it for its own.
 -- A job at its last loss but one may be what kills its process: from now on it runs alone.
-CREATE FUNCTION bearmq.lose_jobs_v1(p_lease bigint, p_claim bigint, p_lost bigint[], p_back bigint[], p_heads bigint[],
+CREATE FUNCTION bearmq.lose_jobs_v1(p_lost bigint[], p_back bigint[], p_heads bigint[],
   p_max_losses integer, p_reason text,
   OUT b_keys text[], OUT b_xids xid8[], OUT b_ids bigint[], OUT failed bigint[])
 LANGUAGE plpgsql
@@ -72,7 +73,7 @@ BEGIN
   FROM w WHERE NOT (w.losses >= p_max_losses AND w.job_id = ANY (coalesce(p_lost, '{}')));
   IF failed IS NULL THEN RETURN; END IF;
   INSERT INTO bearmq.outcome (job_id, state, attempt, claim, error)
-    SELECT t.job_id, 'f', t.attempt, p_claim, format('lost %s times: %s', t.losses, p_reason) FROM unnest(failed) u(id), LATERAL (
+    SELECT t.job_id, 'f', t.attempt, 0, format('lost %s times: %s', t.losses, p_reason) FROM unnest(failed) u(id), LATERAL (
       SELECT * FROM bearmq.ticket t WHERE t.job_id = u.id LIMIT 1) t;
   DELETE FROM bearmq.ticket t WHERE t.job_id = ANY (failed);
 END $body$;
@@ -114,7 +115,7 @@ BEGIN
     FROM bearmq.handed_out_v1(l) h) u;
 
   DELETE FROM bearmq.ticket t WHERE t.job_id = ANY (v_gone);
-  v_made := bearmq.lose_jobs_v1(l.id, l.claim, v_lost, v_back, v_heads, p_max_losses, 'its process died each time it ran');
+  v_made := bearmq.lose_jobs_v1(v_lost, v_back, v_heads, p_max_losses, 'its process died each time it ran');
   IF v_keys IS NOT NULL THEN
     v_lanes := bearmq.release_groups_v1(v_keys, array_fill(l.id, ARRAY[cardinality(v_keys)]),
       (SELECT array_agg(CASE WHEN NOT u.id = ANY (coalesce(v_made.failed, '{}')) THEN u.id END ORDER BY u.n)

@@ -31,7 +31,7 @@ BEGIN
       SELECT 1 FROM (SELECT * FROM bearmq.job_group g WHERE g.key = u.group_key ORDER BY g.ver DESC LIMIT 1) g WHERE g.lease_id = l.id);
     CONTINUE WHEN v_lost IS NULL;
 
-    v_made := bearmq.lose_jobs_v1(l.id, l.claim, v_lost, v_back, NULL, p_max_losses, 'it held its group for too long each time it ran');
+    v_made := bearmq.lose_jobs_v1(v_lost, v_back, NULL, p_max_losses, 'it held its group for too long each time it ran');
     UPDATE bearmq.lease x SET unlocked = coalesce(x.unlocked, '{}') || v_keys WHERE x.id = l.id;
     UPDATE bearmq.session s SET revoked = s.revoked || v_lost || coalesce(v_back, '{}') WHERE s.id = l.session_id;
     v_lanes := bearmq.release_groups_v1(v_keys, array_fill(l.id, ARRAY[cardinality(v_keys)]), array_fill(NULL::bigint, ARRAY[cardinality(v_keys)]),

@@ -28,7 +28,7 @@ BEGIN
   INTO v_back, v_keys, v_heads
   FROM (SELECT h.*, CASE WHEN h.group_key IS NOT NULL THEN row_number() OVER (PARTITION BY h.group_key ORDER BY h.xid, h.id) END AS nth
     FROM bearmq.handed_out_v1(l) h WHERE NOT h.done) h;
-  v_made := bearmq.lose_jobs_v1(l.id, l.claim, NULL, v_back, v_heads, 1, '');
+  v_made := bearmq.lose_jobs_v1(NULL, v_back, v_heads, 1, '');
   IF v_keys IS NOT NULL THEN
     PERFORM bearmq.release_groups_v1(v_keys, array_fill(l.id, ARRAY[cardinality(v_keys)]), v_heads,
       v_made.b_keys, v_made.b_xids, v_made.b_ids);
