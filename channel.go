@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// A Channel is a queue that workers take jobs from. It comes into being with
-// the first job that is enqueued in it.
+// A Channel is a queue that workers take jobs from. It comes into being when a
+// job is first enqueued in it, or when it is first paused or resumed.
 type Channel struct {
 	Name string
 	// Paused channels take jobs and run none.
@@ -28,7 +28,8 @@ func (mq *Context) Channels(ctx context.Context) ([]Channel, error) {
 
 // Pause makes all workers stop taking jobs from a channel, also across
 // restarts. Jobs that run go on, and jobs may be enqueued. Pausing twice is
-// the same as once. A name that is no channel's is a [*FieldError].
+// the same as once. A channel that does not exist yet is made, paused; mind the
+// spelling. A name that no channel can have is a [*FieldError].
 func (mq *Context) Pause(ctx context.Context, channel string) error {
 	return mq.setPaused(ctx, channel, true)
 }

@@ -192,7 +192,8 @@ func (l *claimLoop) lookForWork() error {
 			lane = &laneState{id: w.Lane}
 			l.lanes[w.Lane] = lane
 		}
-		lane.log, lane.due, lane.looked = w.Log, w.Due, began
+		// A look that did not go all the way back cannot say that nothing is due.
+		lane.log, lane.due, lane.looked = w.Log, w.Due || lane.due && back > 0, began
 		if back == 0 {
 			lane.from = time.Time{}
 		}

@@ -15,13 +15,15 @@ import (
 // Options configure a [Context]. A zero field has its default; a value out of
 // range is a [*FieldError].
 type Options struct {
-	// Schema is the PostgreSQL schema of the jobs, "bearmq" if empty. Each
-	// schema is a job system of its own.
+	// Schema is the PostgreSQL schema of the jobs, "bearmq" if empty: any name
+	// of 1 to 63 bytes that does not begin with pg_. Each schema is a job
+	// system of its own.
 	Schema string
 	// Logger gets what goes wrong in the background, slog.Default() if nil.
 	Logger *slog.Logger
 	// Retention is how long a finished job is kept: 24 h by default, at most
-	// ten years. [NoRetention] deletes it at once.
+	// ten years. [NoRetention] deletes it as soon as an orchestrator looks. The
+	// Options of the process that runs the orchestrator count.
 	Retention time.Duration
 	// RetentionFailed is Retention for failed jobs, and the same by default.
 	RetentionFailed time.Duration
@@ -142,7 +144,7 @@ func New(pool *pgxpool.Pool, opts Options) (*Context, error) {
 }
 
 // Deploy stores the defaults of all registered definitions, for other
-// processes and for jobs that are enqueued in SQL. What is stored already
+// processes to read. What is stored already
 // costs nothing. Workers and orchestrators do it when they start.
 func (mq *Context) Deploy(ctx context.Context) error {
 	defs := mq.registry.definitions()

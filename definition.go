@@ -25,8 +25,10 @@ type Spec[T any] struct {
 	// Backoff is the wait after a failed attempt, five minutes if zero.
 	Backoff Backoff
 	// Timeout is how long one attempt may run before its context ends with
-	// the cause [ErrTimeout]. Zero is no limit. Where Group is set it may not
-	// exceed [Options].GroupUnlock.
+	// the cause [ErrTimeout]. Zero is no limit. What the handler then returns
+	// decides: nil completes the job, an error is a failed attempt; one that
+	// takes no notice keeps its slot, with a [JobStuck] event. Where Group is
+	// set it may not exceed [Options].GroupUnlock.
 	Timeout time.Duration
 	// Delay is how long a job waits before its first attempt, none if zero:
 	// at most ten years.

@@ -73,9 +73,8 @@ func (d *JobDefinition[T]) EnqueueMany(ctx context.Context, to Enqueuer, payload
 // EnqueueSeq makes a job of each payload, all of them or none, and returns
 // how many. It holds some ten thousand of them at a time, so the sequence may
 // be as long as a transaction may last; the options hold for each. A
-// connection inside a transaction that was begun by hand, with Exec, is the
-// exception to none: an error of the sequence leaves the jobs before it to
-// the caller's rollback.
+// transaction that was begun by hand, with Exec, is not rolled back: an error
+// of the sequence leaves the jobs before it to the caller's rollback.
 func (d *JobDefinition[T]) EnqueueSeq(ctx context.Context, to Enqueuer, payloads iter.Seq[T], opts ...EnqueueOption) (int64, error) {
 	if payloads == nil {
 		return 0, &FieldError{Field: "payloads", Reason: "must not be nil"}

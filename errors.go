@@ -45,6 +45,11 @@ var (
 	// ErrNotFinished means that a job has no result yet.
 	ErrNotFinished = errors.New("bearmq: the job is not finished")
 
+	// ErrRestored means that the database was restored from another cluster,
+	// whose transaction ids mean nothing here: nothing runs, so that no job is
+	// lost or run twice.
+	ErrRestored = store.ErrRestored
+
 	// ErrJobNotFound means that there is no job with this id: there never
 	// was, or its retention has ended.
 	ErrJobNotFound = store.ErrJobNotFound

@@ -227,7 +227,7 @@ func (DaemonStarted) Kind() Kind         { return KindDaemonStarted }
 func (DaemonStopped) Kind() Kind         { return KindDaemonStopped }
 func (DaemonFailing) Kind() Kind         { return KindDaemonFailing }
 
-// AddEventHandler calls handle for each event, in line: what caused the event
+// AddEventHandler calls handle, which is not nil, for each event, in line: what caused the event
 // waits, so handle should be quick; it is called on several goroutines at
 // once. A panic is logged and harms nobody. remove ends the calls, except for
 // those under way; it may be called more than once.

@@ -121,8 +121,9 @@ func (r *workerRun) call(a *attempt, h *handler) (err error) {
 		r.mq.emit(JobStarted{a.job.about(r.name)})
 	}
 	if a.timeout > 0 {
-		// A handler that takes no notice of its context is reported, once.
-		stuck := time.AfterFunc(a.timeout+min(a.timeout, 5*time.Second), func() {
+		// A handler that takes no notice of its context is reported, once. It has
+		// at least a second to notice.
+		stuck := time.AfterFunc(a.timeout+min(max(a.timeout, time.Second), 5*time.Second), func() {
 			r.mq.log.Warn("bearmq: a job is still running past its timeout", "daemon", r.name, "job", a.job.ID, "definition", a.job.Name)
 			r.mq.emit(JobStuck{a.job.about(r.name), time.Since(a.began)})
 		})

@@ -101,7 +101,7 @@ func (f *finisher) run() {
 				}
 			}
 		}
-		f.write(batch)
+		f.write(batch, false)
 		if f.ctx.Err() != nil {
 			return
 		}
@@ -126,8 +126,8 @@ func (f *finisher) take() []report {
 	return batch
 }
 
-// write makes the call until it has an answer.
-func (f *finisher) write(batch []report) {
+// write makes the call until it has an answer. replay: it was made before.
+func (f *finisher) write(batch []report, replay bool) {
 	defer func() {
 		f.mu.Lock()
 		f.writing = false
@@ -135,6 +135,7 @@ func (f *finisher) write(batch []report) {
 		f.r.freed()
 	}()
 	call := f.build(batch)
+	call.Replay = replay
 	for p := newPause(); ; {
 		done, err := f.r.mq.store.Finish(f.ctx, call)
 		if err == nil {
@@ -145,48 +146,56 @@ func (f *finisher) write(batch []report) {
 			return
 		}
 		if !store.Transient(err) {
-			f.split(batch, err)
+			f.split(batch, call.Replay, err)
 			return
 		}
 		// Whether it was written, nobody knows.
 		call.Replay = true
 		f.r.failing(f.ctx, "finish", err, p.next())
+		if half := len(batch) / 2; half > 0 && store.TooSlow(err) {
+			f.restore(batch)
+			f.write(batch[:half], true)
+			f.write(batch[half:], true)
+			return
+		}
 	}
 }
 
 // split is for a batch that the database refuses: each report by itself, so
 // that one cannot hold up the others; and the one that is refused fails its
 // jobs.
-func (f *finisher) split(batch []report, err error) {
+func (f *finisher) split(batch []report, replay bool, err error) {
+	f.restore(batch)
 	if len(batch) > 1 {
-		for _, rep := range batch {
-			f.restore(rep)
-		}
-		for _, rep := range batch {
-			f.write([]report{rep})
+		for i := range batch {
+			f.write(batch[i:i+1], replay)
 		}
 		return
 	}
 	rep := batch[0]
 	f.r.mq.log.Error("bearmq: the database refuses how a job ended", "daemon", f.r.name, "job", rep.ends[0].job.ID, "error", err)
 	if errors.Is(rep.ends[0].err, errRefused) {
-		return // not even that it failed can be written: the session's end will free it
+		// Not even that it failed can be written. Its lease is never closed now,
+		// so recovery finds the job when this session has ended.
+		return
 	}
-	f.restore(rep)
 	for i := range rep.ends {
 		if e := &rep.ends[i]; e.op == "" || e.op == store.OpFail || e.op == store.OpRetry {
 			e.err = fmt.Errorf("%w: %w", errRefused, err)
 			e.op, e.last, e.text, e.job.result = store.OpFail, true, errorText(e.err), nil
 		}
 	}
-	f.write(batch)
+	f.write(batch, replay)
 }
 
 var errRefused = errors.New("bearmq: the database refuses how the attempt ended")
 
-func (f *finisher) restore(rep report) {
-	for _, e := range rep.ends {
-		e.lease.left++
+// restore takes back what build has counted.
+func (f *finisher) restore(batch []report) {
+	for _, rep := range batch {
+		for _, e := range rep.ends {
+			e.lease.left++
+		}
 	}
 }
 
@@ -245,6 +254,9 @@ func (f *finisher) tell(batch []report, done *store.Finished) {
 				if e.op != store.OpBack && e.op != store.OpPark {
 					lost = append(lost, e.job.ID)
 				}
+				if done.Refused[id] {
+					r.slots.revokeGroup(e.attempt) // nobody has told us yet, or the word was lost
+				}
 				continue
 			}
 			if r.mq.observed() {
@@ -263,7 +275,7 @@ func (f *finisher) emit(e ending, settled bool) {
 	switch {
 	case e.op == "" || e.op == store.OpSettled:
 		mq.emit(JobSucceeded{about, e.took})
-	case settled && e.op != store.OpFail: // somebody else has ended the job
+	case settled && (e.op != store.OpFail || errors.Is(e.err, errRefused)): // it had ended before
 	case e.op == store.OpRetry:
 		mq.emit(JobErrored{About: about, Err: e.err, Duration: e.took, RetryIn: e.delay, Retry: true})
 	case e.op == store.OpFail:

@@ -56,5 +56,5 @@ const (
 	StateRetrying  State = "retrying"  // has failed, and waits for its next attempt
 	StateCompleted State = "completed" // its handler returned nil
 	StateFailed    State = "failed"    // no attempt is left, or one failed for good
-	StateCancelled State = "cancelled" // was taken back
+	StateCancelled State = "cancelled" // was taken back: reserved, nothing cancels jobs yet
 )

@@ -17,6 +17,17 @@ import (
 type groupUnlocker struct{ *daemon }
 
 func (u *groupUnlocker) tick(ctx context.Context) (time.Duration, error) {
+	for ctx.Err() == nil {
+		n, err := u.unlock(ctx)
+		if err != nil || n == 0 {
+			return 0, err
+		}
+	}
+	return 0, nil
+}
+
+// unlock frees the groups of one lease.
+func (u *groupUnlocker) unlock(ctx context.Context) (int, error) {
 	lost, err := u.mq.store.UnlockGroups(ctx, u.mq.opts.GroupUnlock, u.mq.opts.MaxLosses)
 	for _, t := range lost {
 		u.mq.log.Warn("bearmq: a job held its group for too long, the group was freed", "daemon", u.name,
@@ -29,7 +40,7 @@ func (u *groupUnlocker) tick(ctx context.Context) (time.Duration, error) {
 	if len(lost) > 0 {
 		u.mq.wakes.lookAll()
 	}
-	return 0, err
+	return len(lost), err
 }
 
 // errHeldTooOften is why a job expires that held its group for too long each

@@ -17,8 +17,9 @@ type SchemaVersionError = store.SchemaVersionError
 // later. A schema that is newer than the library is refused with a
 // [*SchemaVersionError].
 //
-// It never takes anything away that an older library needs, so the old version
-// of an application may go on running.
+// It never takes anything away that an older library needs, so processes with
+// an older version go on running. One that is started after the migration is
+// refused.
 func (mq *Context) Migrate(ctx context.Context) error {
 	if err := mq.store.Migrate(ctx); err != nil {
 		return fmt.Errorf("bearmq: %w", err)
@@ -40,7 +41,7 @@ func (mq *Context) DropSchema(ctx context.Context) error {
 // MigrationSQL is the script that Migrate runs, for those who let a tool of
 // their own, or another role, change the database. It is safe to run twice,
 // and brings a schema of any older version to this library's. An illegal name
-// of a schema is a [*FieldError].
+// of a schema, or an empty one, is a [*FieldError].
 func MigrationSQL(schema string) (string, error) {
 	script, err := store.MigrationSQL(schema)
 	if err != nil {

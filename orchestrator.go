@@ -99,6 +99,9 @@ func (o *Orchestrator) Run(ctx context.Context) error {
 		return errors.New("bearmq: the orchestrator runs already")
 	}
 	defer o.running.Store(false)
+	if o.mq == nil {
+		return &FieldError{Field: "mq", Reason: "must not be nil: NewOrchestrator needs a Context"}
+	}
 	opts := o.opts
 	if err := opts.fillIn(); err != nil {
 		return at("OrchestratorOptions", err)

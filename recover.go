@@ -22,7 +22,8 @@ type recoverer struct {
 const recoverBatch = 100
 
 func (r *recoverer) tick(ctx context.Context) (time.Duration, error) {
-	for ctx.Err() == nil {
+	var errs []error
+	for ctx.Err() == nil && len(errs) == 0 {
 		leases, now, err := r.mq.store.DeadLeases(ctx, recoverBatch)
 		if err != nil {
 			return 0, err
@@ -34,7 +35,8 @@ func (r *recoverer) tick(ctx context.Context) (time.Duration, error) {
 		for _, id := range leases {
 			n, err := r.recover(ctx, id)
 			if err != nil {
-				return 0, err
+				errs = append(errs, err) // one that cannot be recovered now must not hold up the others
+				continue
 			}
 			recovered += n
 		}
@@ -42,7 +44,7 @@ func (r *recoverer) tick(ctx context.Context) (time.Duration, error) {
 			break
 		}
 	}
-	return 0, nil
+	return 0, errors.Join(errs...)
 }
 
 // wait is how long nobody may be declared dead, although sessions have

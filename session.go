@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -31,6 +32,7 @@ type session struct {
 	ended  []JobID   // whose handlers ended after the loss; of the slots
 	once   sync.Once
 	done   chan struct{}
+	gone   atomic.Bool // it was lost or closed, whatever else its context ended with
 }
 
 // beginSession starts a session and its renewal. values is what its jobs'
@@ -155,10 +157,13 @@ func (s *session) renew(conn *pgx.Conn, good time.Time) {
 }
 
 // lose ends the contexts of the session's jobs. A dead session never revives.
-func (s *session) lose() { s.cancel(ErrLeaseLost) }
+func (s *session) lose() {
+	s.gone.Store(true)
+	s.cancel(ErrLeaseLost)
+}
 
 // lost tells whether the session must not be used any more.
-func (s *session) lost() bool { return context.Cause(s.ctx) == ErrLeaseLost }
+func (s *session) lost() bool { return s.gone.Load() }
 
 // end tells the database that nothing is held any more.
 func (s *session) end(conn *pgx.Conn) {
@@ -177,5 +182,5 @@ func (s *session) end(conn *pgx.Conn) {
 func (s *session) close(end bool) {
 	s.once.Do(func() { s.quit <- end })
 	<-s.done
-	s.cancel(ErrLeaseLost)
+	s.lose()
 }

@@ -413,6 +413,21 @@ func (s *slots) dropSession(x *session) []JobID {
 	return jobs
 }
 
+// revokeGroup takes away what is left of the mailbox of an attempt whose group
+// was unlocked.
+func (s *slots) revokeGroup(gone *attempt) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.grouped {
+		if a.lease == gone.lease && a.job.Group == gone.job.Group {
+			a.revoked.Store(true)
+			if s.running[a] {
+				a.cancel(ErrLeaseLost)
+			}
+		}
+	}
+}
+
 // revoke ends the contexts of jobs.
 func (s *slots) revoke(ids []int64) []JobID {
 	s.mu.Lock()

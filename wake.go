@@ -143,7 +143,9 @@ func (h *wakeHub) listen(ctx context.Context, d *daemon, done chan<- struct{}) {
 			p.reset()
 			h.lookAll() // what was sent before this moment was not heard
 			err = h.hear(ctx, conn)
-			h.setDeaf(true)
+			if ctx.Err() == nil { // else another listener may hear by now
+				h.setDeaf(true)
+			}
 			closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 			_ = conn.Close(closing)
 			cancel()

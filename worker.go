@@ -148,6 +148,9 @@ func (w *Worker) run(ctx context.Context, drain bool) error {
 		return errors.New("bearmq: the worker runs already")
 	}
 	defer w.running.Store(false)
+	if w.mq == nil {
+		return &FieldError{Field: "mq", Reason: "must not be nil: NewWorker needs a Context"}
+	}
 	opts := w.opts
 	if err := opts.fillIn(); err != nil {
 		return at("WorkerOptions", err)

@@ -35,7 +35,7 @@ func explain(err error) string {
 func advice(code string) string {
 	switch code {
 	case "42501":
-		return "\nThe role lacks a right. Let its owner run this, or GRANT CREATE ON DATABASE … TO the role; bearmq migrate sql prints the script."
+		return "\nThe role lacks a right. To migrate, let the owner run this or GRANT CREATE ON DATABASE … TO the role (bearmq migrate sql prints the script); to read, GRANT USAGE ON SCHEMA … and SELECT on its tables."
 	case "55P03":
 		return "\nSomebody uses the schema: stop workers and orchestrators, and try again."
 	case "25006":

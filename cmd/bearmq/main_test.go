@@ -72,6 +72,8 @@ func TestWrongCallsAreToldApartFromFailures(t *testing.T) {
 		{"version now", `version takes no "now"`},
 		{"version --sql", "flag provided but not defined: --sql"},
 		{"migrate", "one of up, status, sql and drop"},
+		{"migrate drop --yes --schema=", "--schema is empty"},
+		{"migrate sql --schema=", "--schema is empty"},
 		{"migrate sideways", `does not know "sideways"`},
 		{"migrate up down", `migrate up takes no "down"`},
 		{"migrate up --schema", "flag needs an argument: --schema"},

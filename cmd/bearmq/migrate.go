@@ -15,7 +15,7 @@ import (
 const migrateUsage = `bearmq migrate up|status|sql|drop [flags]
 
   up       make the schema, or bring it to this program's version; safe to run twice
-  status   compare the schema's version with this program's
+  status   compare the schema's version with this program's; exits 0 whatever it finds, see up_to_date in --json
   sql      print the script that "up" runs, for a tool of your own; needs no database
   drop     remove the schema with all its jobs, once you have typed its name`
 
@@ -40,6 +40,8 @@ func migrate(ctx context.Context, args []string, s streams) error {
 		return err
 	case len(words) == 0:
 		return &usageError{"migrate needs one of up, status, sql and drop", "migrate"}
+	case m.schema == "":
+		return &usageError{"--schema is empty: give the schema's name, or leave the flag out for bearmq", "migrate"}
 	case len(words) > 1:
 		return &usageError{fmt.Sprintf("migrate %s takes no %q", words[0], words[1]), "migrate"}
 	}
@@ -185,7 +187,7 @@ func (m *migration) confirm(ctx context.Context) error {
 		fmt.Fprintln(m.err)
 		return context.Cause(ctx)
 	case typed := <-answer:
-		if typed != m.schema {
+		if typed == "" || typed != m.schema {
 			return fmt.Errorf("nothing was dropped: the name that was typed is not %q (--yes drops without asking)", m.schema)
 		}
 		return nil

@@ -507,6 +507,15 @@ func TestReturnClaimGivesBackExactlyWhatWasTaken(t *testing.T) {
 	assert.Equal(t, id, r.drain())
 }
 
+// dueAt enqueues a job and moves its time, which enqueueing does not let lie in the past.
+func (r *rig) dueAt(j NewJob, at time.Time) int64 {
+	r.t.Helper()
+	j.RunAt = at
+	id := r.enqueueIn(r.pool, j)[0]
+	r.exec(`UPDATE bearmq.ticket SET run_at = $2 WHERE job_id = $1`, id, at)
+	return id
+}
+
 // Rule 15: after a look that goes all the way back, claims go on from the last time that they handed out.
 func TestDueTicketsAreClaimedFromATime(t *testing.T) {
 	t.Parallel()
@@ -516,8 +525,7 @@ func TestDueTicketsAreClaimedFromATime(t *testing.T) {
 	var want []int64
 	for i := range 4 {
 		j := r.job("")
-		j.RunAt = now.Add(time.Duration(i-10) * time.Second)
-		want = append(want, r.enqueueIn(r.pool, j)...)
+		want = append(want, r.dueAt(j, now.Add(time.Duration(i-10)*time.Second)))
 	}
 	claim := func(n int, from time.Time) *Claim {
 		c, err := r.ClaimDue(t.Context(), r.lane, r.session, rand.Int64(), n, 10, nil, false, from)
@@ -532,8 +540,7 @@ func TestDueTicketsAreClaimedFromATime(t *testing.T) {
 	assert.WithinDuration(t, now.Add(-9*time.Second), first.Until, time.Millisecond)
 
 	late := r.job("") // commits late, with an earlier time
-	late.RunAt = now.Add(-time.Minute)
-	want = append(want, r.enqueueIn(r.pool, late)...)
+	want = append(want, r.dueAt(late, now.Add(-time.Minute)))
 	assert.Equal(t, want[2:4], ids(claim(10, first.Until)))
 	assert.Equal(t, Empty, claim(10, now.Add(-time.Second)).Status)
 	assert.Equal(t, want[4:], ids(claim(10, time.Time{})))

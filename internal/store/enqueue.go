@@ -138,6 +138,9 @@ func (s *Store) Copy(ctx context.Context, db DB, jobs []NewJob) error {
 				if at.IsZero() {
 					at = now.Add(j.Delay)
 				}
+				if at.Before(now) {
+					at = now // who looks for due jobs does not look far back
+				}
 				return []any{j.ID, j.Lane, j.Name, null(j.Group), 'd', at}, nil
 			})); err != nil {
 			return wrap("copy ticket", err)

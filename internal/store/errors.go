@@ -105,6 +105,10 @@ func Transient(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return false
 	}
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) {
+		return true // also a refused password: it may have been changed a moment ago
+	}
 	switch c := code(err); {
 	case c == "":
 		return true
@@ -113,4 +117,9 @@ func Transient(err error) bool {
 	default:
 		return len(c) == 5 && (c[:2] == "08" || c[:2] == "53" || c[:2] == "57" || c[:2] == "25")
 	}
+}
+
+// TooSlow tells whether a call ran out of time: with less to do it may succeed.
+func TooSlow(err error) bool {
+	return code(err) == "57014" || errors.Is(err, context.DeadlineExceeded)
 }

@@ -181,7 +181,9 @@ func (s *Store) CompleteTx(ctx context.Context, tx DB, session uuid.UUID, lease,
 func (s *Store) Completing(ctx context.Context, job, nonce int64) (bool, error) {
 	for {
 		var done bool
-		err := s.pool.QueryRow(ctx, s.text("completing"), job, nonce).Scan(&done)
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		err := s.pool.QueryRow(call, s.text("completing"), job, nonce).Scan(&done)
+		cancel()
 		if code(err) == codeLockTimeout && ctx.Err() == nil {
 			continue
 		}

@@ -161,7 +161,7 @@ func (p *planner) walk() {
 		feed(p.lane, "", 0)
 		claimed(p.ClaimLog(p.ctx(), p.lane, p.session, rand.Int64(), n, n))
 	}
-	p.check("look", 40, 300, func() {
+	p.check("look", 40, 600, func() {
 		_, err := p.FindWork(p.ctx(), nil, []string{"work", "parked"}, true, 5*time.Second)
 		require.NoError(p.t, err)
 	})

@@ -34,12 +34,10 @@ func (s *Store) EndSession(ctx context.Context, db DB, id uuid.UUID) error {
 
 // Sleep says that the session sleeps until it is notified.
 func (s *Store) Sleep(ctx context.Context, id uuid.UUID, channels []string) error {
-	_, err := s.pool.Exec(ctx, s.text("sleep"), id, channels)
-	return wrap("sleep", err)
+	return s.call(ctx, "sleep", nil, id, channels)
 }
 
 // Wake says that the session no longer waits to be notified.
 func (s *Store) Wake(ctx context.Context, id uuid.UUID) error {
-	_, err := s.pool.Exec(ctx, s.text("wake"), id)
-	return wrap("wake", err)
+	return s.call(ctx, "wake", nil, id)
 }

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
@@ -102,8 +103,10 @@ func checkSchema(schema string) error {
 		return errors.New("the schema's name is empty")
 	case len(schema) > 63:
 		return fmt.Errorf("the schema's name has %d bytes, PostgreSQL keeps 63", len(schema))
-	case !utf8.ValidString(schema) || strings.ContainsRune(schema, 0):
+	case !utf8.ValidString(schema):
 		return errors.New("the schema's name is not valid UTF-8 text")
+	case strings.ContainsRune(schema, 0):
+		return errors.New("the schema's name contains a NUL")
 	case strings.HasPrefix(schema, "pg_"):
 		return errors.New("the schema's name begins with pg_, which PostgreSQL keeps for itself")
 	}
@@ -124,8 +127,13 @@ func render(text, schema string) string {
 	).Replace(text)
 }
 
+// callTimeout bounds a call: a connection that died without a word would hold it for a quarter of an hour.
+const callTimeout = 30 * time.Second
+
 // call runs one statement on the pool, by itself a transaction, and hands its rows to scan.
 func (s *Store) call(ctx context.Context, query string, scan func(pgx.Rows) error, args ...any) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	if s.isolate.Load() {
 		return s.callIsolated(ctx, query, scan, args...)
 	}

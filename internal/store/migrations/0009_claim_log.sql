@@ -67,12 +67,8 @@ BEGIN
         false, false, c.name, c.group_key, c.payload, c.options
       FROM chunk c WHERE c.group_key IS NULL OR c.id IN (SELECT t.id FROM taken t WHERE NOT t.turned)
     UNION ALL
-    -- A job of this very stretch that its group's turn took at once has a ticket that this statement does not see yet: a new one.
-    SELECT j.id, t.token, j.created_at, coalesce(k.attempt, 1::smallint), coalesce(k.losses, 0::smallint), true, coalesce(k.alone, false),
-        j.name, j.group_key, j.payload, j.options
-      FROM taken t, LATERAL (SELECT * FROM bearmq.job j WHERE j.id = t.id LIMIT 1) j
-        LEFT JOIN LATERAL (SELECT * FROM bearmq.ticket k WHERE k.job_id = t.id LIMIT 1) k ON true
-      WHERE t.turned;
+    SELECT b.* FROM (SELECT array_agg(t.id) AS ids, max(t.token) AS token FROM taken t WHERE t.turned) t, bearmq.turned_jobs_v1(t.ids, t.token) b
+      WHERE t.ids IS NOT NULL;
     EXIT WHEN FOUND;
     IF i = 1 THEN
       RETURN NEXT ROW(NULL, 0, NULL, 0, 0, NULL, NULL, 'empty', NULL, NULL, NULL)::bearmq.claimed_v1; RETURN;

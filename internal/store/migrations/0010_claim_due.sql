@@ -45,7 +45,7 @@ BEGIN
     UNION ALL
     (SELECT t.* FROM unnest(p_names) u(name), LATERAL (  -- no more than half: these and the due ones must not starve each other
        SELECT * FROM bearmq.ticket t WHERE t.state = 'n' AND t.lane = p_lane AND t.name = u.name AND NOT t.alone AND t.run_at <= v_now
-       ORDER BY t.run_at LIMIT p_n FOR UPDATE SKIP LOCKED) t LIMIT (p_n + 1) / 2)
+       ORDER BY t.run_at LIMIT p_n FOR UPDATE SKIP LOCKED) t LIMIT (p_n + (random() < 0.5)::integer) / 2)
     UNION ALL
     (SELECT * FROM (SELECT t.* FROM bearmq.ticket t WHERE t.state = 'd' AND t.lane = p_lane AND NOT t.alone AND t.run_at <= v_now
        AND t.run_at >= coalesce(p_from, '-infinity') ORDER BY t.run_at LIMIT p_n FOR UPDATE SKIP LOCKED) t)

@@ -2,7 +2,8 @@
 -- job counts a loss; it and the rest of its mailbox go back to the front of the group. The lease remembers the group, so that
 -- what the job finishes later is refused, and the session is told to end the job's context.
 -- When a job of a mailbox started is when the one before it ended.
--- Index: lease's key: there are few leases. Locks: leases (SKIP LOCKED), then groups.
+-- It does so for one lease: call it again while it returns something.
+-- Index: lease's key: there are few leases. Locks: leases (SKIP LOCKED), then groups in key order.
 CREATE FUNCTION bearmq.unlock_groups_v1(p_after interval, p_max_losses integer)
 RETURNS TABLE (job_id bigint, name text, lane integer, group_key text, attempt smallint, losses smallint, failed boolean, held_for double precision)
 LANGUAGE plpgsql
@@ -43,5 +44,6 @@ BEGIN
       FROM unnest(v_lost, v_since) u(id, since), LATERAL (SELECT * FROM bearmq.job j WHERE j.id = u.id LIMIT 1) j
         LEFT JOIN LATERAL (SELECT * FROM bearmq.ticket t WHERE t.job_id = j.id LIMIT 1) t ON true
         LEFT JOIN LATERAL (SELECT * FROM bearmq.outcome o WHERE o.job_id = j.id LIMIT 1) o ON true;
+    EXIT;  -- one lease a call: groups are locked in key order
   END LOOP;
 END $body$;

@@ -19,7 +19,7 @@ BEGIN
   IF NOT FOUND THEN
     -- This waits for a claim that is under way, and keeps out one that is to come.
     PERFORM 1 FROM bearmq.session s WHERE s.id = p_session FOR UPDATE;
-    UPDATE bearmq.session s SET returned = s.returned || p_claim WHERE s.id = p_session;
+    UPDATE bearmq.session s SET returned = (s.returned || p_claim)[greatest(1, cardinality(s.returned) - 98):] WHERE s.id = p_session;
     SELECT * INTO l FROM bearmq.lease x WHERE x.session_id = p_session AND x.claim = p_claim AND NOT x.finished FOR UPDATE;
     IF NOT FOUND THEN RETURN false; END IF;
   END IF;

@@ -9,7 +9,7 @@ j AS (
   SELECT id, CASE WHEN delay IS NULL AND run_at IS NULL THEN pg_current_xact_id() END, lane, name, payload::json, group_key, options::json FROM u),
 t AS (
   INSERT INTO bearmq.ticket (job_id, lane, name, group_key, state, run_at)
-  SELECT id, lane, name, group_key, 'd', coalesce(run_at, clock_timestamp() + delay * interval '1 second')
+  SELECT id, lane, name, group_key, 'd', greatest(clock_timestamp(), coalesce(run_at, clock_timestamp() + delay * interval '1 second'))
   FROM u WHERE delay IS NOT NULL OR run_at IS NOT NULL),
 w AS MATERIALIZED (
   SELECT pg_notify('bearmq_wake', l.id::text) FROM (SELECT DISTINCT lane FROM u) d JOIN bearmq.lane l ON l.id = d.lane
