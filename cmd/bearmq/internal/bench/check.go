@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -128,7 +129,7 @@ func (r *round) crash(ctx context.Context, p prober, size int) ([]int64, error) 
 	if err := r.pool.QueryRow(ctx, sql("wal_writer")).Scan(&walWriter); err != nil {
 		return nil, err
 	}
-	if err := freeze(walWriter); err != nil {
+	if err := r.freezeWriter(ctx, walWriter); err != nil {
 		return nil, fmt.Errorf("freezing the WAL writer: %w", err)
 	}
 	acked, err := p.run(ctx, size, size/2)
@@ -144,6 +145,28 @@ func (r *round) crash(ctx context.Context, p prober, size int) ([]int64, error) 
 		return nil, err
 	}
 	return acked, r.reopen(ctx)
+}
+
+// freezeWriter freezes the WAL writer at a moment when it holds no lock: else
+// no commit would ever end, and it is let go and frozen again.
+func (r *round) freezeWriter(ctx context.Context, pid int) error {
+	for {
+		if err := freeze(pid); err != nil {
+			return err
+		}
+		try, cancel := context.WithTimeout(ctx, time.Second)
+		_, err := r.pool.Exec(try, sql("commit_something"))
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if err := thaw(pid); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // reopen connects again after a crash.
