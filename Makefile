@@ -6,6 +6,9 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 MODULES  = $(shell go list -m -f '{{.Dir}}')
 PACKAGES = $(MODULES:%=%/...)
 
+# Of tests that need what a machine may not have, or much time.
+TAGS = fault,pgbouncer
+
 # Runs of each test, and a pattern of tests: make race COUNT=10 RUN=TestGroup
 COUNT ?= 1
 RUN   ?= .
@@ -18,7 +21,7 @@ GOTEST = go test -shuffle=on -count=$(COUNT) -timeout=$(TIMEOUT)
 
 .PHONY: help
 help: ## list the targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: postgres bin/bearmq ## run the demo on a private PostgreSQL (or that of DATABASE_URL)
@@ -36,9 +39,48 @@ test: postgres ## test every module (COUNT=10 repeats, RUN=TestGroup selects)
 race: postgres ## test every module with the race detector
 	$(GOTEST) -race -run '$(RUN)' $(PACKAGES)
 
+# What depends on the version of PostgreSQL, with versions beside the machine's own.
+VERSIONS ?= 14 16 17 18
+
+.PHONY: test-versions
+test-versions: ## test with other versions of PostgreSQL (VERSIONS="14 18", RUN=TestPlans)
+	@set -e; for version in $(VERSIONS); do \
+		bin="$$(./scripts/postgres-versions $$version)"; \
+		echo "== PostgreSQL $$version"; \
+		DATABASE_URL= BEARMQ_PG_BIN="$$bin" $(GOTEST) -run '$(RUN)' . ./internal/pgserver ./internal/store ./internal/stress; \
+	done
+
+.PHONY: test-pgbouncer
+test-pgbouncer: postgres ## test the library behind pgbouncer, which is installed if it is missing
+	@./scripts/package pgbouncer
+	$(GOTEST) -race -tags pgbouncer -run '$(RUN)' ./internal/pgbouncer
+
 .PHONY: mutants
 mutants: postgres ## check that the model tests notice planted faults
 	$(GOTEST) -v -run '^TestMutant' $(PACKAGES)
+
+.PHONY: chaos
+chaos: postgres ## harm processes, connections and the server at random and check every promise (SEED=7 DURATION=60s, or KILLS=60)
+	go run -buildvcs=false ./internal/chaos -seed $(or $(SEED),0) -duration $(or $(DURATION),60s) -kills $(or $(KILLS),0)
+
+.PHONY: soak
+soak: postgres ## load the library for an hour with some faults and see that nothing grows (DURATION=1h SEED=7 OUT=bin/soak)
+	@mkdir -p $(dir $(or $(OUT),bin/soak)); status=0; \
+	go run -buildvcs=false ./internal/chaos -soak $(or $(OUT),bin/soak).csv -duration $(or $(DURATION),1h) -seed $(or $(SEED),0) || status=$$?; \
+	go run -buildvcs=false ./internal/plots soak $(or $(OUT),bin/soak).csv $(or $(OUT),bin/soak).svg; exit $$status
+
+.PHONY: fault
+fault: postgres ## inject the faults of docs/fault-matrix.md (ROW=12 for one, BEARMQ_FAULT_LONG=1 in full)
+	@./scripts/package libfaketime
+	$(GOTEST) -race -tags fault -run '^TestFault$$/^$(ROW)|^Test[^F]' ./internal/fault
+
+.PHONY: model
+model: postgres ## play random steps against a model for longer (CHECKS=1000, STEPS=40)
+	go test -count=1 -v -timeout=$(TIMEOUT) -run '^TestModel$$' ./internal/model -rapid.checks=$(or $(CHECKS),1000) -rapid.steps=$(or $(STEPS),40)
+
+.PHONY: fuzz
+fuzz: postgres ## fuzz one target (PKG=./internal/store RUN=FuzzFinish FOR=60s)
+	go test -run '^$$' -fuzz '^$(RUN)$$' -fuzztime $(or $(FOR),60s) $(PKG)
 
 .PHONY: stress
 stress: postgres ## attack the library with six producers and four workers that die (JOBS=200000, SEED=1)
@@ -48,12 +90,17 @@ stress: postgres ## attack the library with six producers and four workers that 
 bench: postgres ## run the Go benchmarks of the library
 	go test -run '^$$' -bench . -benchmem .
 
+.PHONY: figures
+figures: postgres ## measure docs/performance.md again, 90 minutes alone on the machine (ROWS="drain-1m latency")
+	./scripts/figures $(ROWS)
+	go run ./internal/plots
+
 .PHONY: lint
 lint: ## gofmt, go vet and staticcheck on every module
 	@unformatted="$$(gofmt -l $(MODULES))"; \
 	if [ -n "$$unformatted" ]; then echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
-	go vet $(PACKAGES)
-	go run $(STATICCHECK) $(PACKAGES)
+	go vet -tags $(TAGS) $(PACKAGES)
+	go run $(STATICCHECK) -tags $(TAGS) $(PACKAGES)
 
 .PHONY: clean
 clean: ## remove what was built

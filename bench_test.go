@@ -62,6 +62,7 @@ func BenchmarkLatency(b *testing.B) {
 	stop()
 	require.NoError(b, <-done)
 }
+
 func benchContext(b *testing.B) *Context {
 	b.Helper()
 	mq, err := New(pgtest.DB(b), Options{Schema: pgtest.Schema(b)})

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"github.com/bearmq/bearmq/internal/store"
@@ -39,6 +38,7 @@ type claimLoop struct {
 	settling  int      // looks that are still to come after falling asleep
 	registry  <-chan struct{}
 	collision int // claims in a row that met another claim of the lane
+	most      int // jobs to ask for, since a claim took too long; 0: no bound
 	vain      int // claims since the last sleep that found nothing
 }
 
@@ -158,15 +158,14 @@ func (l *claimLoop) callContext() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(l.values), l.mq.opts.SessionTTL/3)
 }
 
-// share divides the room among the lanes that may have work.
-func (l *claimLoop) share(n int) int {
-	hot := 0
+// hot is how many lanes may have work.
+func (l *claimLoop) hot() (n int) {
 	for _, lane := range l.lanes {
 		if lane.log || lane.due {
-			hot++
+			n++
 		}
 	}
-	return max(1, n/max(hot, 1))
+	return n
 }
 
 // lookForWork reads which lanes have work.
@@ -176,10 +175,11 @@ func (l *claimLoop) lookForWork() error {
 		back, l.fullLook = 0, time.Now()
 	}
 	began := time.Now()
-	l.looked = began
+	defer func() { l.looked = time.Now() }() // not began: a look may take longer than lookBusy
 	ctx, cancel := l.callContext()
 	defer cancel()
-	work, err := l.mq.store.FindWork(ctx, l.opts.Channels, l.wanted(), l.slots.takeAlone(), back)
+	names, _ := l.wanted()
+	work, err := l.mq.store.FindWork(ctx, l.opts.Channels, names, l.slots.takeAlone(), back)
 	if err != nil {
 		return err
 	}
@@ -212,9 +212,15 @@ func (l *claimLoop) lookForWork() error {
 	return nil
 }
 
-// wanted are the names that the worker has a handler and room for.
-func (l *claimLoop) wanted() []string {
-	return slices.DeleteFunc(l.mq.registry.names(), func(name string) bool { return !l.slots.spare(name) })
+// wanted are the names that the worker has a handler and room for, and for how
+// many jobs of each.
+func (l *claimLoop) wanted() (names []string, rooms []int32) {
+	for _, name := range l.mq.registry.names() {
+		if room := l.slots.room(name); room > 0 {
+			names, rooms = append(names, name), append(rooms, int32(room))
+		}
+	}
+	return names, rooms
 }
 
 // claim takes up to n jobs of a lane, from its log or else its due tickets.
@@ -223,7 +229,11 @@ func (l *claimLoop) claim(ctx context.Context, lane *laneState, n, each int) err
 	if err != nil {
 		return err
 	}
-	n = l.share(n)
+	hot := max(l.hot(), 1)
+	n = max(n/hot, 1) // they share the room
+	if l.most > 0 {
+		n = min(n, l.most)
+	}
 	nonce := rand.Int64()
 	// Of both in turn, so that neither new jobs nor retries starve the others.
 	fromLog := lane.log && !(lane.due && lane.dueTurn)
@@ -234,20 +244,28 @@ func (l *claimLoop) claim(ctx context.Context, lane *laneState, n, each int) err
 	if fromLog {
 		c, err = l.mq.store.ClaimLog(call, lane.id, s.id, nonce, n, each)
 	} else {
-		c, err = l.mq.store.ClaimDue(call, lane.id, s.id, nonce, n, each, l.wanted(), l.slots.takeAlone(), lane.from)
+		names, rooms := l.wanted()
+		c, err = l.mq.store.ClaimDue(call, lane.id, s.id, nonce, n, each, names, rooms, l.slots.takeAlone(), lane.from)
 	}
 	if err != nil {
 		// It may have been done all the same, and a live session's lease is
 		// recovered by nobody.
 		l.returnClaim(s, nonce)
+		if store.TooSlow(err) {
+			l.most = max(n/2, 1)
+		}
 		return err
+	}
+	if l.most *= 2; l.most > maxAhead {
+		l.most = 0
 	}
 	if c.Status == store.Locked {
 		l.collision++
 		if l.collision > len(l.order) {
 			// Every lane with work is being claimed from. The more claims are
 			// refused, the longer the pauses: those of many processes must not
-			// starve the one that holds the lane.
+			// starve the one that holds the lane. (To wait for the lane in the
+			// database is no faster.)
 			sleep(ctx, rand.N(time.Millisecond<<min(l.collision, 6)))
 		}
 		return nil

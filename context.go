@@ -28,10 +28,12 @@ type Options struct {
 	// RetentionFailed is Retention for failed jobs, and the same by default.
 	RetentionFailed time.Duration
 	// GroupUnlock is how long one job may hold its group while its process
-	// lives: 3 h by default, 1 s to ten years. Then the group is given to the
-	// next job, the job's context ends with [ErrLeaseLost] and its outcome is
-	// refused. [NoGroupUnlock] switches it off. (The groups of a process that
-	// has died are free after SessionTTL.)
+	// lives: 3 h by default, 1 s to ten years. Then its context ends with
+	// [ErrLeaseLost], its outcome is refused, and it counts a loss. It stays the
+	// first of its group and runs again; at the last of MaxLosses it fails, and
+	// the next job has the group. [NoGroupUnlock] switches it off. (The groups of
+	// a process that has died are free after SessionTTL.) The Options of the
+	// process that runs the orchestrator count.
 	GroupUnlock time.Duration
 	// SessionTTL is how long a process is believed to live without a sign of
 	// it: 30 s by default, 1 s to 1 h. A worker that cannot reach the

@@ -60,7 +60,7 @@ func (d *daemon) start(ctx context.Context) (started bool, err error) {
 			d.mq.log.Info("bearmq: started", "daemon", d.name, "schema", d.mq.opts.Schema)
 			d.mq.emit(DaemonStarted{About{Time: time.Now(), Worker: d.name}, d.name})
 			return true, nil
-		case errors.As(err, &version), errors.Is(err, store.ErrRestored), errors.Is(err, ErrNotMigrated):
+		case errors.As(err, &version), errors.Is(err, ErrRestored), errors.Is(err, ErrNotMigrated), errors.Is(err, ErrPooler):
 			return false, fmt.Errorf("bearmq: %s cannot start: %w", d.name, err)
 		}
 		if !d.failing(ctx, "start", err, b.next()) {
@@ -79,6 +79,14 @@ func (d *daemon) stopped(err error) {
 func (d *daemon) failing(ctx context.Context, what string, err error, wait time.Duration) bool {
 	if ctx.Err() != nil {
 		return false
+	}
+	switch pool := d.mq.pool.Stat(); {
+	case store.ReadOnly(err):
+		// Its connections would be refused for ever; its name may lead to the new
+		// primary by now.
+		d.mq.pool.Reset()
+	case errors.Is(err, context.DeadlineExceeded) && pool.AcquiredConns() >= pool.MaxConns():
+		err = fmt.Errorf("all %d connections of the pool are in use, by handlers that keep them or because it is too small: %w", pool.MaxConns(), err)
 	}
 	d.mq.log.Warn("bearmq: failed, will try again", "daemon", d.name, "loop", what, "error", err, "in", wait)
 	d.mq.emit(DaemonFailing{About{Time: time.Now(), Worker: d.name}, d.name, what, err, wait})

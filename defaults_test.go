@@ -60,6 +60,7 @@ func TestDefaultsOfOrchestratorOptions(t *testing.T) {
 	assert.Equal(t, 5*time.Second, o.SchedulePoll)
 	assert.Equal(t, 5*time.Second, o.RecoverPoll)
 	assert.Equal(t, 30*time.Second, o.CleanPoll)
+	assert.Equal(t, 5*time.Minute, o.LongTransaction)
 }
 
 // A Spec with nothing but a name, as a job of it runs.

@@ -28,7 +28,7 @@ type Spec[T any] struct {
 	// the cause [ErrTimeout]. Zero is no limit. What the handler then returns
 	// decides: nil completes the job, an error is a failed attempt; one that
 	// takes no notice keeps its slot, with a [JobStuck] event. Where Group is
-	// set it may not exceed [Options].GroupUnlock.
+	// set it may not exceed [Options].GroupUnlock. At most ten years.
 	Timeout time.Duration
 	// Delay is how long a job waits before its first attempt, none if zero:
 	// at most ten years.

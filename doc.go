@@ -30,6 +30,16 @@
 //		return mailer.Send(ctx, job.Payload)
 //	}))
 //
+// # Running
+//
+// [Context.Migrate] makes the schema. [Run] runs workers ([NewWorker]) and
+// orchestrators ([NewOrchestrator]) until its context ends. At least one
+// orchestrator must run somewhere: it makes the jobs of schedules, recovers what
+// dead processes held, and deletes what is finished.
+//
+//	err = mq.Migrate(ctx)
+//	err = bearmq.Run(ctx, bearmq.NewWorker(mq, bearmq.WorkerOptions{}), bearmq.NewOrchestrator(mq, bearmq.OrchestratorOptions{}))
+//
 // # Enqueueing
 //
 // [JobDefinition.Enqueue] makes one job, [JobDefinition.EnqueueMany] and
@@ -70,12 +80,14 @@
 // # Schedules
 //
 // [JobDefinition.Repeat] makes a job of a definition without payload at each
-// slot of a [Schedule], such as [Every]; [JobDefinition.RepeatWith] makes one
-// with a payload. They are registered like handlers.
+// slot of a [Schedule], such as [Every] or [Cron]; [JobDefinition.RepeatWith]
+// makes one with a payload. They are registered like handlers. [CatchUp] and
+// [Jitter] change what is made of the slots; [Context.Schedules],
+// [Context.PauseSchedule] and their like manage them at run time.
 //
 // # Watching
 //
 // [Context.AddEventHandler] and [Context.Subscribe] give what happens as
-// values of the sealed type [Event]. [Middleware] wraps handlers, for one
+// values of the type [Event]. [Middleware] wraps handlers, for one
 // definition or for all.
 package bearmq

@@ -58,7 +58,11 @@ func (in *Into) destination() (*Context, DB) {
 	return in.mq, in.db
 }
 
-// Enqueue makes a job. Its payload is encoded before Enqueue returns.
+// Enqueue makes a job. Its payload is encoded before Enqueue returns. What is
+// invalid is refused with a [*FieldError] before any SQL; a payload that is too
+// large with [ErrPayloadTooLarge]. Outside a transaction the error may be
+// [ErrUnknownOutcome]. The first enqueue in a channel may find
+// [ErrNotMigrated] or [ErrRestored]. This holds for all ways to enqueue.
 func (d *JobDefinition[T]) Enqueue(ctx context.Context, to Enqueuer, payload T, opts ...EnqueueOption) (JobID, error) {
 	return enqueueOne(ctx, to, d.Job(payload, opts...))
 }
@@ -137,7 +141,7 @@ func (in *Into) EnqueueBatch(ctx context.Context, jobs ...NewJob) ([]JobID, erro
 // EnqueueRaw makes a job by the name of its definition. If that is registered
 // here, its defaults and its Group hold, for which the payload must decode;
 // otherwise the channel is "default", there is no group, and the rest is what
-// the process that runs it has registered.
+// the process that runs it has registered, except a Delay: that is none.
 func (mq *Context) EnqueueRaw(ctx context.Context, name string, payload json.RawMessage, opts ...EnqueueOption) (JobID, error) {
 	return enqueueRaw(ctx, mq, name, payload, opts)
 }

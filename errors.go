@@ -21,8 +21,8 @@ var (
 	ErrUnknownOutcome = store.ErrUnknownOutcome
 
 	// ErrLeaseLost is the cause (see [context.Cause]) that ends a handler's
-	// context once its job may have been given to another worker. What the
-	// handler still returns is refused.
+	// context once its job may be given to another worker. What the handler
+	// still returns is refused, unless it comes before that has happened.
 	ErrLeaseLost = store.ErrLeaseLost
 
 	// ErrShutdown is the cause that ends a handler's context when its worker
@@ -33,6 +33,10 @@ var (
 	// ErrTimeout is the cause that ends a handler's context when the attempt
 	// has used up its timeout. It is a [context.DeadlineExceeded] too.
 	ErrTimeout = fmt.Errorf("bearmq: the attempt took longer than its timeout: %w", context.DeadlineExceeded)
+
+	// ErrScheduleNotFound means that no schedule of this name is stored: no
+	// orchestrator has deployed it yet, or it was removed.
+	ErrScheduleNotFound = errors.New("bearmq: schedule not found")
 
 	// ErrAlreadyRegistered means that a definition has a handler or a
 	// schedule already, or that its name belongs to another definition.
@@ -47,8 +51,14 @@ var (
 
 	// ErrRestored means that the database was restored from another cluster,
 	// whose transaction ids mean nothing here: nothing runs, so that no job is
-	// lost or run twice.
+	// lost or run twice. [Context.Repair] takes it over.
 	ErrRestored = store.ErrRestored
+
+	// ErrPooler means that a pooler between this process and PostgreSQL takes
+	// away the statements that the pool's connections have prepared, as
+	// pgbouncer does in transaction mode: let pgx use none, by
+	// default_query_exec_mode=cache_describe in the connection string.
+	ErrPooler = store.ErrPooler
 
 	// ErrJobNotFound means that there is no job with this id: there never
 	// was, or its retention has ended.

@@ -42,6 +42,7 @@ const (
 	KindGroupUnlocked         Kind = "ORCHESTRATOR_JOB_GROUP_UNLOCK"    // GroupUnlocked
 	KindJobsDeleted           Kind = "ORCHESTRATOR_JOB_DELETE"          // JobsDeleted
 	KindJobGroupsDeleted      Kind = "ORCHESTRATOR_JOB_GROUP_DELETE"    // JobGroupsDeleted
+	KindDatabaseWarned        Kind = "ORCHESTRATOR_DATABASE_WARN"       // DatabaseWarned
 	KindDaemonStarted         Kind = "DAEMON_START"                     // DaemonStarted
 	KindDaemonStopped         Kind = "DAEMON_STOP"                      // DaemonStopped
 	KindDaemonFailing         Kind = "DAEMON_FAIL"                      // DaemonFailing
@@ -55,7 +56,7 @@ type About struct {
 	Definition string
 	Channel    string
 	Group      string
-	// Worker is the name of the worker, in the events of one.
+	// Worker is the name of the worker or orchestrator that tells it.
 	Worker string
 	// Attempt counts from 1.
 	Attempt int
@@ -94,7 +95,8 @@ type (
 		InTx bool
 	}
 
-	// JobDequeued says that a worker has claimed a job, which is about to start.
+	// JobDequeued says that a worker has claimed a job, which is about to start
+	// unless it is left to another worker.
 	JobDequeued struct{ About }
 
 	// JobOrphaned says that a worker has claimed a job whose definition has no
@@ -106,7 +108,8 @@ type (
 	JobExpired struct {
 		About
 		Err error
-		// Losses is how often the process that ran it was lost.
+		// Losses is how often the process that ran it was lost, where that is why
+		// it failed; else 0.
 		Losses int
 	}
 
@@ -116,7 +119,8 @@ type (
 	// JobErrored says that an attempt has failed.
 	JobErrored struct {
 		About
-		Err      error
+		Err error
+		// Duration is that of the attempt.
 		Duration time.Duration
 		// Retry says that another attempt follows, in RetryIn.
 		Retry   bool
@@ -126,17 +130,19 @@ type (
 	// JobSucceeded says that a job is finished, and that is durable.
 	JobSucceeded struct {
 		About
+		// Duration is that of the last attempt.
 		Duration time.Duration
 	}
 
 	// JobStuck says that a handler is past its timeout and has not returned.
 	JobStuck struct {
 		About
+		// Running is since the attempt began.
 		Running time.Duration
 	}
 
 	// LeaseLost says that these jobs may run elsewhere now; what their handlers
-	// here return is refused.
+	// here return is refused, unless it comes before that has happened.
 	LeaseLost struct {
 		About
 		Jobs []JobID
@@ -145,6 +151,7 @@ type (
 	// JobScheduled says that a slot of a schedule has made a job.
 	JobScheduled struct {
 		About
+		// Tick is the slot.
 		Tick time.Time
 	}
 
@@ -152,11 +159,12 @@ type (
 	// registered here, and is left to a process where it is.
 	ScheduleOrphaned struct {
 		About
+		// Tick is the slot.
 		Tick time.Time
 	}
 
-	// JobRecovered says that the process that ran a job was lost; the job runs
-	// again.
+	// JobRecovered says that the process that ran a job was lost. The job runs
+	// again, unless a JobExpired follows.
 	JobRecovered struct {
 		About
 		// Losses is how often that has happened to it.
@@ -181,6 +189,18 @@ type (
 	JobGroupsDeleted struct {
 		About
 		Count int64
+	}
+
+	// DatabaseWarned says that something outside BearMQ holds the database back,
+	// which an orchestrator repeats while it lasts.
+	DatabaseWarned struct {
+		About
+		// Problem says what it is, and what ends it.
+		Problem string
+		// Transaction is the one that has been open for too long; nil where the
+		// problem is another.
+		Transaction *Transaction
+		Health      *Health
 	}
 
 	// DaemonStarted says that a worker or an orchestrator runs.
@@ -223,6 +243,7 @@ func (JobRecovered) Kind() Kind          { return KindJobRecovered }
 func (GroupUnlocked) Kind() Kind         { return KindGroupUnlocked }
 func (JobsDeleted) Kind() Kind           { return KindJobsDeleted }
 func (JobGroupsDeleted) Kind() Kind      { return KindJobGroupsDeleted }
+func (DatabaseWarned) Kind() Kind        { return KindDatabaseWarned }
 func (DaemonStarted) Kind() Kind         { return KindDaemonStarted }
 func (DaemonStopped) Kind() Kind         { return KindDaemonStopped }
 func (DaemonFailing) Kind() Kind         { return KindDaemonFailing }

@@ -220,7 +220,7 @@ func TestOrderOfEvents(t *testing.T) {
 			enqueued(t, mq, d, "x", InGroup("g"))
 			drain(t, mq, one)
 			exec(t, mq, "UPDATE bearmq.outcome SET finished_at = finished_at - interval '1 day'")
-			exec(t, mq, "UPDATE bearmq.job_group SET ver = ver - 61000000")
+			exec(t, mq, "UPDATE bearmq.group_anchor SET ver = ver - 61000000")
 			require.NoError(t, second((&deleter{daemon: o(mq)}).tick(t.Context())))
 			require.NoError(t, second((&groupCollector{daemon: o(mq)}).tick(t.Context())))
 		},

@@ -109,7 +109,7 @@ func TestKindsAreDistinct(t *testing.T) {
 	events := []Event{
 		JobDefinitionDeployed{}, JobEnqueued{}, JobDequeued{}, JobOrphaned{}, JobExpired{}, JobStarted{},
 		JobErrored{}, JobSucceeded{}, JobStuck{}, LeaseLost{}, JobScheduled{}, ScheduleOrphaned{},
-		JobRecovered{}, GroupUnlocked{}, JobsDeleted{}, JobGroupsDeleted{}, DaemonStarted{}, DaemonStopped{}, DaemonFailing{},
+		JobRecovered{}, GroupUnlocked{}, JobsDeleted{}, JobGroupsDeleted{}, DatabaseWarned{}, DaemonStarted{}, DaemonStopped{}, DaemonFailing{},
 	}
 	kinds := map[Kind]bool{}
 	for _, e := range events {

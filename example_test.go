@@ -285,6 +285,25 @@ func ExampleContext_Pause() {
 	// sent
 }
 
+func ExampleContext_Health() {
+	ctx := context.Background()
+	mq, pool, done := exampleContext()
+	defer done()
+
+	tx, err := pool.Begin(ctx) // somebody's long report
+	check(err)
+	defer func() { check(tx.Rollback(ctx)) }()
+
+	health, err := mq.Health(ctx)
+	check(err)
+	for _, t := range health.Transactions {
+		if t.PID == int(tx.Conn().PgConn().PID()) {
+			fmt.Println("it is", t.State)
+		}
+	}
+	// Output: it is idle in transaction
+}
+
 func ExampleContext_Subscribe() {
 	ctx := context.Background()
 	mq, _, done := exampleContext()

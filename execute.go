@@ -272,10 +272,10 @@ func errorText(err error) (text string) {
 	if errors.As(err, &p) {
 		text += "\n\n" + string(p.Stack)
 	}
-	if text == "" {
-		text = fmt.Sprintf("an error of type %T without text", err)
+	if text = sanitize(text, maxErrorText); text == "" {
+		text = sanitize(fmt.Sprintf("an error of type %T without text", err), maxErrorText)
 	}
-	return sanitize(text, maxErrorText)
+	return text
 }
 
 // giveBack returns jobs that have not started to their place.
@@ -348,8 +348,9 @@ func (j *RawJob) Logger() *slog.Logger {
 //
 // The error is [ErrLeaseLost] where the job was given to another worker: roll
 // back. Until the transaction ends it holds up the recovery of this worker's
-// jobs, so PostgreSQL ends it where it idles for as long as the worker may be
-// silent. A job finished so has no result.
+// jobs, so PostgreSQL ends it where it idles for longer than the session has
+// left, at least a third of SessionTTL (idle_in_transaction_session_timeout). A
+// job finished so has no result.
 func (j *RawJob) CompleteTx(ctx context.Context, tx DB) error {
 	if j.run == nil {
 		return errors.New("bearmq: CompleteTx needs a job that a worker runs")

@@ -108,12 +108,24 @@ func (f *finisher) run() {
 	}
 }
 
+// take takes out what one call writes. Two attempts at one job, of which the
+// first lost its group, go apart: the database names what it refuses by the job.
 func (f *finisher) take() []report {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	n, jobs := 0, 0
+	grouped := map[JobID]bool{}
 	for n < len(f.pending) && jobs < maxBatch {
-		jobs += len(f.pending[n].ends)
+		ends := f.pending[n].ends
+		if slices.ContainsFunc(ends, func(e ending) bool { return grouped[e.job.ID] }) {
+			break
+		}
+		for _, e := range ends {
+			if e.job.Group != "" {
+				grouped[e.job.ID] = true
+			}
+		}
+		jobs += len(ends)
 		n++
 	}
 	batch := f.pending[:n:n]
@@ -172,19 +184,23 @@ func (f *finisher) split(batch []report, replay bool, err error) {
 		}
 		return
 	}
-	rep := batch[0]
+	rep := &batch[0]
 	f.r.mq.log.Error("bearmq: the database refuses how a job ended", "daemon", f.r.name, "job", rep.ends[0].job.ID, "error", err)
-	if errors.Is(rep.ends[0].err, errRefused) {
-		// Not even that it failed can be written. Its lease is never closed now,
-		// so recovery finds the job when this session has ended.
-		return
-	}
+	failed := false
 	for i := range rep.ends {
-		if e := &rep.ends[i]; e.op == "" || e.op == store.OpFail || e.op == store.OpRetry {
+		e := &rep.ends[i]
+		if ended := e.op == "" || e.op == store.OpFail || e.op == store.OpRetry; ended && !errors.Is(e.err, errRefused) {
 			e.err = fmt.Errorf("%w: %w", errRefused, err)
 			e.op, e.last, e.text, e.job.result = store.OpFail, true, errorText(e.err), nil
+			failed = true
 		}
 	}
+	if !failed {
+		// Nothing can be written. Its lease is never closed now, so recovery finds
+		// the jobs when this session has ended.
+		return
+	}
+	rep.holder = 0
 	f.write(batch, replay)
 }
 

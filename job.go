@@ -31,7 +31,8 @@ type RawJob struct {
 	Group string
 	// Attempt counts from 1. Attempts that a crash or a shutdown ended are
 	// not counted.
-	Attempt     int
+	Attempt int
+	// MaxAttempts is how many there may be.
 	MaxAttempts int
 	// EnqueuedAt is the database's time.
 	EnqueuedAt time.Time
@@ -55,6 +56,6 @@ const (
 	StateRunning   State = "running"   // a worker has it
 	StateRetrying  State = "retrying"  // has failed, and waits for its next attempt
 	StateCompleted State = "completed" // its handler returned nil
-	StateFailed    State = "failed"    // no attempt is left, or one failed for good
+	StateFailed    State = "failed"    // no attempt is left, one failed for good, or too many processes were lost
 	StateCancelled State = "cancelled" // was taken back: reserved, nothing cancels jobs yet
 )

@@ -280,12 +280,14 @@ func TestIdleGroupsAreCollected(t *testing.T) {
 		_, err := collector.tick(t.Context())
 		require.NoError(t, err)
 		anchors := column[string](t, mq, "SELECT key FROM bearmq.group_anchor ORDER BY key")
-		require.Equal(t, anchors, column[string](t, mq, "SELECT DISTINCT key FROM bearmq.job_group ORDER BY key"))
+		require.Subset(t, anchors, column[string](t, mq, "SELECT key FROM bearmq.job_group"))
 		return anchors
 	}
 	require.Equal(t, []string{"held", "idle", "snoozing"}, collect(), "not idle for long enough")
 	require.Empty(t, seen[JobGroupsDeleted](events))
-	exec(t, mq, "UPDATE bearmq.job_group SET ver = ver - $1", (groupIdle + time.Second).Microseconds())
+	for _, table := range []string{"job_group", "group_anchor"} {
+		exec(t, mq, "UPDATE bearmq."+table+" SET ver = ver - $1", (groupIdle + time.Second).Microseconds())
+	}
 	require.Equal(t, []string{"held"}, collect())
 	deleted := seen[JobGroupsDeleted](events)
 	require.Len(t, deleted, 1)

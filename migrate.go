@@ -27,6 +27,46 @@ func (mq *Context) Migrate(ctx context.Context) error {
 	return nil
 }
 
+// CheckSchema tells whether this library can work with the schema in the
+// database: nil, a [*SchemaVersionError], [ErrRestored], [ErrPooler], or what
+// kept it from asking.
+func (mq *Context) CheckSchema(ctx context.Context) error {
+	if err := mq.store.Check(ctx); err != nil {
+		return fmt.Errorf("bearmq: %w", err)
+	}
+	return nil
+}
+
+// Repaired is what [Context.Repair] has found.
+type Repaired struct {
+	// Restored is false where there was nothing to repair.
+	Restored bool
+	// Queued jobs are ready, Waiting ones wait for their time, their group or
+	// a process that knows their name.
+	Queued, Waiting int
+	// Lost is how many of them were running when the database was copied, and
+	// have counted a loss. Failed is how many have failed by it: they had lost
+	// Options.MaxLosses processes.
+	Lost, Failed int
+}
+
+// Repair makes a database that was restored from another cluster ([ErrRestored]),
+// or upgraded with pg_upgrade, one that workers accept. Jobs keep their ids,
+// their order and what was promised of them; those that were running count a
+// loss and run again. It is one transaction that keeps all others out of the
+// schema, and may be called twice. It is never done by itself: the jobs of a
+// copy run a second time where the copied database goes on running.
+//
+// Stop the workers of the database first. It refuses while the session of one
+// has not ended, and where other transactions keep it from a table for 10 s.
+func (mq *Context) Repair(ctx context.Context) (Repaired, error) {
+	r, restored, err := mq.store.Repair(ctx, mq.opts.MaxLosses)
+	if err != nil {
+		return Repaired{}, fmt.Errorf("bearmq: %w", err)
+	}
+	return Repaired{restored, int(r.Queued), int(r.Waiting), int(r.Lost), int(r.Failed)}, nil
+}
+
 // DropSchema takes the schema away, with all jobs in it. Stop everything that
 // uses it first; a table that is in use for 10 s is an error. It refuses, and
 // drops nothing, where the schema has not been migrated ([ErrNotMigrated]) or

@@ -29,7 +29,8 @@ func InGroup(group string) EnqueueOption { return func(s *settings) { s.group = 
 // Attempts is how often the job may be tried: 1 to 32767.
 func Attempts(n int) EnqueueOption { return func(s *settings) { s.attempts = &n } }
 
-// WithBackoff is the wait after a failed attempt of the job. It is stored
+// WithBackoff is the wait after a failed attempt of the job, five minutes for
+// the zero Backoff. It is stored
 // with the job and so cannot be a [BackoffFunc].
 func WithBackoff(b Backoff) EnqueueOption { return func(s *settings) { s.backoff = &b } }
 

@@ -11,8 +11,8 @@ import (
 
 // OrchestratorOptions configure an [Orchestrator]. The zero value works.
 type OrchestratorOptions struct {
-	// Name stands in events and logs: host name, process id and a number if
-	// empty; at most 128 bytes.
+	// Name stands in events and logs: "orchestrator-", host name, process id and
+	// a number if empty; at most 128 bytes.
 	Name string
 	// SchedulePoll is how long a schedule that another process has changed may
 	// go unnoticed: 5 s by default, 10 ms to 1 h. Ticks are made on time.
@@ -24,6 +24,10 @@ type OrchestratorOptions struct {
 	// for finished jobs and idle groups: 30 s by default, 10 ms to 1 h. Where
 	// jobs end all the time it deletes every second.
 	CleanPoll time.Duration
+	// LongTransaction is how long anybody's transaction in the database may be
+	// open before the orchestrator warns of it: 5 min by default, 20 ms to 24 h. It
+	// looks twice in that time, and warns each time.
+	LongTransaction time.Duration
 }
 
 // The defaults of OrchestratorOptions.
@@ -31,6 +35,8 @@ const (
 	defaultSchedulePoll = 5 * time.Second
 	defaultRecoverPoll  = 5 * time.Second
 	defaultCleanPoll    = 30 * time.Second
+
+	defaultLongTransaction = 5 * time.Minute
 )
 
 func (o *OrchestratorOptions) fillIn() error {
@@ -38,6 +44,7 @@ func (o *OrchestratorOptions) fillIn() error {
 	setDefault(&o.SchedulePoll, defaultSchedulePoll)
 	setDefault(&o.RecoverPoll, defaultRecoverPoll)
 	setDefault(&o.CleanPoll, defaultCleanPoll)
+	setDefault(&o.LongTransaction, defaultLongTransaction)
 	if err := checkName("Name", o.Name); err != nil {
 		return err
 	}
@@ -49,12 +56,12 @@ func (o *OrchestratorOptions) fillIn() error {
 			return err
 		}
 	}
-	return nil
+	return checkRange("LongTransaction", o.LongTransaction, 20*time.Millisecond, 24*time.Hour, "must be 20 ms to 24 h")
 }
 
 // An Orchestrator does what needs no job: it makes the jobs of schedules, gives
-// the jobs of dead workers back, frees groups that are held for too long, and
-// deletes what is finished. One is enough; any number may run.
+// the jobs of dead workers back, frees groups that are held for too long,
+// deletes what is finished, and warns of what holds the database back. One is enough; any number may run.
 type Orchestrator struct {
 	mq      *Context
 	opts    OrchestratorOptions
@@ -79,11 +86,13 @@ type loop struct {
 // loops is all that the orchestrator does.
 func (o *Orchestrator) loops(d *daemon, opts OrchestratorOptions) []loop {
 	loops := []loop{
-		{"schedule", opts.SchedulePoll, (&scheduler{daemon: d}).tick},
+		// One that has no schedules only reports what nobody makes.
+		{"schedule", 6 * opts.SchedulePoll, (&scheduler{daemon: d, poll: opts.SchedulePoll}).tick},
 		{"recover", opts.RecoverPoll, (&recoverer{daemon: d, every: opts.RecoverPoll}).tick},
 		{"delete", opts.CleanPoll, (&deleter{daemon: d}).tick},
 		{"collect groups", 2 * opts.CleanPoll, (&groupCollector{daemon: d}).tick},
 		{"sweep", 2 * opts.CleanPoll, (&sweeper{daemon: d}).tick},
+		{"watch", opts.LongTransaction / 2, (&watcher{daemon: d, long: opts.LongTransaction}).tick},
 	}
 	if o.mq.opts.GroupUnlock != NoGroupUnlock {
 		loops = append(loops, loop{"unlock groups", min(o.mq.opts.GroupUnlock/4, 2*opts.CleanPoll), (&groupUnlocker{daemon: d}).tick})
@@ -92,8 +101,8 @@ func (o *Orchestrator) loops(d *daemon, opts OrchestratorOptions) []loop {
 }
 
 // Run works until ctx ends. It fails at once where an option is invalid
-// ([*FieldError]), the schema is not migrated ([ErrNotMigrated]), or it runs
-// already.
+// ([*FieldError]), the schema is not migrated ([ErrNotMigrated],
+// [ErrRestored]), a pooler is in the way ([ErrPooler]), or it runs already.
 func (o *Orchestrator) Run(ctx context.Context) error {
 	if !o.running.CompareAndSwap(false, true) {
 		return errors.New("bearmq: the orchestrator runs already")

@@ -107,7 +107,7 @@ func TestSweep(t *testing.T) {
 	require.Equal(t, 1, value[int](t, mq, "SELECT count(*) FROM bearmq.log_interval"))
 	require.Equal(t, 5, value[int](t, mq, "SELECT count(*) FROM bearmq.session"))
 	exec(t, mq, "INSERT INTO bearmq.sleeper SELECT id FROM bearmq.session")
-	exec(t, mq, "UPDATE bearmq.session SET started_at = started_at - interval '2 h', expires_at = clock_timestamp() - interval '61 minutes'")
+	exec(t, mq, "UPDATE bearmq.session SET started_at = started_at - interval '2 h', expires_at = clock_timestamp() - interval '61 minutes', dead = true")
 	require.NoError(t, second(s.tick(t.Context())))
 	require.Zero(t, value[int](t, mq, "SELECT (SELECT count(*) FROM bearmq.session) + (SELECT count(*) FROM bearmq.sleeper)"))
 	enqueued(t, mq, numbers, 1)

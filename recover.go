@@ -24,7 +24,7 @@ const recoverBatch = 100
 func (r *recoverer) tick(ctx context.Context) (time.Duration, error) {
 	var errs []error
 	for ctx.Err() == nil && len(errs) == 0 {
-		leases, now, err := r.mq.store.DeadLeases(ctx, recoverBatch)
+		leases, now, err := r.mq.store.DeadLeases(ctx, recoverBatch, r.latest())
 		if err != nil {
 			return 0, err
 		}
@@ -47,23 +47,44 @@ func (r *recoverer) tick(ctx context.Context) (time.Duration, error) {
 	return 0, errors.Join(errs...)
 }
 
-// wait is how long nobody may be declared dead, although sessions have
-// expired. When this process could not reach the database for a while, perhaps
-// nobody could; and when the database's clock has jumped, sessions have expired
-// that are alive. Then everybody gets one TTL to renew.
-func (r *recoverer) wait(nowDB time.Time) time.Duration {
+// latest is up to what time, by the database's clock, sessions that have
+// expired may be declared dead; nil: at any time. When this process could not
+// reach the database for a while, perhaps nobody could; and when the database's
+// clock has jumped, sessions have expired that are alive. Then everybody gets
+// one TTL to renew.
+func (r *recoverer) latest() *time.Time {
+	if r.answered.IsZero() {
+		return nil
+	}
 	ttl, now := r.mq.opts.SessionTTL, time.Now()
-	if !r.answered.IsZero() {
-		silent := now.Sub(r.answered)
-		jumped := nowDB.Sub(r.clockDB) - now.Sub(r.clock)
-		if silent > 3*r.every+ttl/3 || jumped.Abs() > max(ttl/3, time.Second) {
-			r.grace = now.Add(ttl)
-			r.mq.log.Warn("bearmq: the database was out of reach or its clock jumped, nobody is declared dead for now",
-				"daemon", r.name, "for", ttl)
-		}
+	if now.Sub(r.answered) > 3*r.every+ttl/3 {
+		r.spare(now, "the database was out of reach")
+	}
+	if now.Before(r.grace) {
+		return &time.Time{}
+	}
+	at := r.clockDB.Add(now.Sub(r.clock) + r.tolerance())
+	return &at
+}
+
+// tolerance is how much two clocks may differ over one tick.
+func (r *recoverer) tolerance() time.Duration { return max(r.mq.opts.SessionTTL/3, time.Second) }
+
+// wait is how long nobody may be declared dead.
+func (r *recoverer) wait(nowDB time.Time) time.Duration {
+	now := time.Now()
+	if !r.answered.IsZero() && (nowDB.Sub(r.clockDB)-now.Sub(r.clock)).Abs() > r.tolerance() {
+		r.spare(now, "the database's clock jumped")
 	}
 	r.answered, r.clock, r.clockDB = now, now, nowDB
 	return r.grace.Sub(now)
+}
+
+// spare gives everybody one TTL to renew.
+func (r *recoverer) spare(now time.Time, why string) {
+	ttl := r.mq.opts.SessionTTL
+	r.grace = now.Add(ttl)
+	r.mq.log.Warn("bearmq: "+why+", nobody is declared dead for now", "daemon", r.name, "for", ttl)
 }
 
 // recover gives back one lease, in one transaction.

@@ -21,7 +21,8 @@ type Registration struct {
 // Register takes handlers and schedules, in any order and at any time: running
 // workers and orchestrators take them up at once. It takes all of them or
 // none. A definition has one handler and one schedule in a Context; a second
-// one is an [ErrAlreadyRegistered].
+// one is an [ErrAlreadyRegistered]. An invalid definition or schedule is a
+// [*FieldError].
 func (mq *Context) Register(regs ...Registration) error {
 	handlers := make([]*handler, 0, len(regs))
 	repeats := make([]*repeat, 0, len(regs))

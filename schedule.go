@@ -1,8 +1,7 @@
 package bearmq
 
 import (
-	"fmt"
-	"runtime/debug"
+	"strings"
 	"time"
 )
 
@@ -18,12 +17,40 @@ type None struct{}
 // schedule shares its slots.
 type Schedule[T any] struct {
 	text string
+	zone *time.Location                  // of the slots
 	next func(after time.Time) time.Time // the first slot later than after
 	err  error
 }
 
-// String is the text under which the schedule is stored: "every 1m0s".
+// String is the text under which the schedule is stored: "every 1m0s", "cron 0
+// 9 * * 1-5 Europe/Berlin". Schedules that mean the same have the same text.
 func (s Schedule[T]) String() string { return s.text }
+
+// Next is the first slot later than after, in the zone of the schedule. It is
+// zero for a schedule that Register refuses.
+func (s Schedule[T]) Next(after time.Time) time.Time {
+	if s.check() != nil {
+		return time.Time{}
+	}
+	return s.next(after)
+}
+
+func (s Schedule[T]) check() error {
+	if s.err == nil && s.next == nil {
+		return &FieldError{Field: "Schedule", Reason: "must be made by Every or Cron"}
+	}
+	return s.err
+}
+
+// Preview is the next n slots by this machine's clock, none for a schedule
+// that Register refuses.
+func (s Schedule[T]) Preview(n int) []time.Time {
+	var slots []time.Time
+	for slot := s.Next(time.Now()); !slot.IsZero() && len(slots) < n; slot = s.next(slot) {
+		slots = append(slots, slot)
+	}
+	return slots
+}
 
 // Every is due once in each interval: 1 s to 366 days, in whole
 // milliseconds. Its slots are the multiples of the interval since 1970 in UTC
@@ -31,12 +58,29 @@ func (s Schedule[T]) String() string { return s.text }
 func Every(interval time.Duration) Schedule[None] {
 	s := Schedule[None]{
 		text: "every " + interval.String(),
+		zone: time.UTC,
 		next: func(after time.Time) time.Time { return nextMultiple(after, interval) },
 	}
 	if interval < time.Second || interval > 366*24*time.Hour || interval%time.Millisecond != 0 {
 		s.err = &FieldError{Field: "Every", Value: interval, Reason: "must be 1 s to 366 days, in whole milliseconds"}
 	}
 	return s
+}
+
+// parseSchedule reads the text of a schedule.
+func parseSchedule(text string) Schedule[None] {
+	kind, rest, _ := strings.Cut(text, " ")
+	switch kind {
+	case "every":
+		if interval, err := time.ParseDuration(rest); err == nil {
+			return Every(interval)
+		}
+	case "cron":
+		if i := strings.LastIndexByte(rest, ' '); i > 0 {
+			return Cron(rest[:i], rest[i+1:])
+		}
+	}
+	return Schedule[None]{err: &FieldError{Field: "Schedule", Value: text, Reason: "must be the text of a schedule"}}
 }
 
 // nextMultiple is the first multiple of interval since the Unix epoch that is
@@ -49,60 +93,4 @@ func nextMultiple(after time.Time, interval time.Duration) time.Time {
 		slot-- // Go's division rounds towards zero, a slot begins below it
 	}
 	return time.UnixMilli((slot + 1) * step).UTC()
-}
-
-// Repeat is registered like a handler and makes an orchestrator enqueue one
-// job for each slot of the schedule.
-func (d *JobDefinition[T]) Repeat(s Schedule[T]) Registration {
-	return d.repeat(s.text, s.next, s.err, func(time.Time) (payload T) { return payload })
-}
-
-// RepeatWith is [JobDefinition.Repeat] for a definition with a payload: fn
-// makes it from the time of the slot. fn runs in the orchestrator; if it
-// panics, or its payload is refused, the slot is tried again later.
-func (d *JobDefinition[T]) RepeatWith(s Schedule[None], fn func(tick time.Time) T) Registration {
-	if fn == nil {
-		return Registration{def: d.def, err: &FieldError{Field: "RepeatWith", Reason: "must have a function"}}
-	}
-	return d.repeat(s.text, s.next, s.err, fn)
-}
-
-func (d *JobDefinition[T]) repeat(text string, next func(time.Time) time.Time, err error, fn func(time.Time) T) Registration {
-	if err == nil && next == nil {
-		err = &FieldError{Field: "Schedule", Reason: "must be made by a function such as Every"}
-	}
-	payload := func(tick time.Time) (json []byte, group string, err error) {
-		defer func() {
-			if v := recover(); v != nil {
-				err = &PanicError{Value: v, Stack: debug.Stack()}
-			}
-		}()
-		job := d.job(fn(tick), noSettings)
-		return job.payload, job.group, job.err
-	}
-	return Registration{def: d.def, err: err, repeat: &repeat{def: d.def, text: text, next: next, payload: payload}}
-}
-
-// A repeat is a schedule of a definition, ready for the orchestrator.
-type repeat struct {
-	def     *definition
-	text    string
-	next    func(after time.Time) time.Time
-	payload func(tick time.Time) (json []byte, group string, err error)
-}
-
-// limited is the repeat with payloads held to the Context's limits.
-func (r *repeat) limited(mq *Context) *repeat {
-	limited := *r
-	limited.payload = func(tick time.Time) ([]byte, string, error) {
-		json, group, err := r.payload(tick)
-		if err == nil {
-			err = mq.checkLimits(json, group, r.def.timeout)
-		}
-		if err != nil {
-			return nil, "", at(fmt.Sprintf("schedule %q of definition %q", r.text, r.def.name), err)
-		}
-		return json, group, nil
-	}
-	return &limited
 }

@@ -45,6 +45,13 @@ func TestScheduleRefused(t *testing.T) {
 		requireRefused(t, mq.Register(d.Repeat(Every(interval))), "Every")
 	}
 	requireRefused(t, mq.Register(d.Repeat(Schedule[None]{})), "Schedule")
+	for _, n := range []int{-1, 1001, math.MinInt} {
+		requireRefused(t, mq.Register(d.Repeat(Every(time.Second), CatchUp(n))), "CatchUp")
+	}
+	for _, jitter := range []time.Duration{-1, 24*time.Hour + 1, math.MinInt64} {
+		requireRefused(t, mq.Register(d.RepeatWith(Every(time.Second), func(time.Time) (none None) { return none }, Jitter(jitter))), "Jitter")
+	}
+	requireRefused(t, mq.Register(d.Repeat(Every(time.Second), nil)), "RepeatOption")
 	requireRefused(t, mq.Register(d.RepeatWith(Every(time.Second), nil)), "RepeatWith")
 }
 

@@ -3,6 +3,7 @@ package bearmq
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/bearmq/bearmq/internal/store"
@@ -12,6 +13,7 @@ import (
 // and its job are one statement, which only one of them can make.
 type scheduler struct {
 	*daemon
+	poll      time.Duration
 	deployed  []*repeat            // as they were last stored
 	abandoned map[string]time.Time // due ticks that nobody here can make, by schedule: reported once
 }
@@ -24,17 +26,12 @@ func (s *scheduler) tick(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	byName := map[string]*repeat{}
-	for _, r := range s.deployed {
-		byName[r.def.name+"\x00"+r.text] = r
-	}
-	var (
-		wait time.Duration
-		errs []error
-	)
+	var errs []error
+	wait := s.poll
 	for _, sched := range all {
-		r := byName[sched.Name+"\x00"+sched.Spec]
+		r := s.find(sched)
 		switch {
+		case sched.Paused || sched.Removed:
 		case r == nil && sched.Due:
 			s.orphan(sched)
 		case r == nil:
@@ -49,15 +46,31 @@ func (s *scheduler) tick(ctx context.Context) (time.Duration, error) {
 			wait = soonest(wait, sched.Next.Sub(sched.Now))
 		}
 	}
+	if len(s.deployed) == 0 {
+		wait = 0 // nothing to make here, only to report
+	}
 	return wait, errors.Join(errs...)
 }
 
-func soonest(a, b time.Duration) time.Duration {
-	if b = max(b, time.Millisecond); a == 0 {
-		return b
+// find is the repeat that makes the jobs of a stored schedule, with its slots,
+// which may have been changed at run time. It is nil where this process cannot
+// make them.
+func (s *scheduler) find(sched store.Schedule) *repeat {
+	i := slices.IndexFunc(s.deployed, func(r *repeat) bool { return r.def.name == sched.Name })
+	switch {
+	case i < 0:
+		return nil
+	case s.deployed[i].schedule.text == sched.Spec:
+		return s.deployed[i]
 	}
-	return min(a, b)
+	changed := *s.deployed[i]
+	if changed.schedule = parseSchedule(sched.Spec); changed.schedule.err != nil {
+		return nil // of a later version, or in a zone that this machine does not know
+	}
+	return &changed
 }
+
+func soonest(a, b time.Duration) time.Duration { return min(a, max(b, time.Millisecond)) }
 
 // deploy stores the schedules of this process.
 func (s *scheduler) deploy(ctx context.Context) error {
@@ -70,7 +83,7 @@ func (s *scheduler) deploy(ctx context.Context) error {
 		return err
 	}
 	for _, r := range repeats {
-		if err := s.mq.store.DeploySchedules(ctx, r.def.name, []string{r.text}, []time.Time{r.next(now)}); err != nil {
+		if err := s.mq.store.DeploySchedule(ctx, r.def.name, r.schedule.text, r.schedule.next(now)); err != nil {
 			return err
 		}
 	}
@@ -81,29 +94,72 @@ func (s *scheduler) deploy(ctx context.Context) error {
 	return nil
 }
 
-// make enqueues the job of a tick, and returns when the next is. Of ticks that
-// nobody made in time only the last counts.
+// make enqueues the jobs of the slots that are due and not given up, and
+// returns when the next is.
 func (s *scheduler) make(ctx context.Context, r *repeat, sched store.Schedule) (next time.Time, err error) {
-	tick, next := sched.Next, r.next(sched.Next)
-	for next.After(tick) && !next.After(sched.Now) {
-		tick, next = next, r.next(next)
+	now := sched.Now
+	if now.Before(sched.Next) {
+		now = sched.Next // it became due while it was read
 	}
-	payload, group, err := r.payload(tick)
+	due := lastDue(r.schedule.next, sched.Next, now, max(r.catchUp, 1))
+	next = r.schedule.next(due[len(due)-1])
+	first := due[0]
+	if r.catchUp == 0 && now.Sub(first) > onTime {
+		due, first = nil, next
+	}
+	if !first.Equal(sched.Next) {
+		if ok, err := s.mq.store.SkipTicks(ctx, sched.Name, sched.Spec, sched.Next, first); err != nil || !ok {
+			return next, err
+		}
+	}
+	for _, tick := range due {
+		if ok, err := s.makeOne(ctx, r, sched, tick); err != nil || !ok {
+			return next, err
+		}
+	}
+	return next, nil
+}
+
+// lastDue is the last n slots up to now, in order; the first that there may be
+// is given.
+func lastDue(next func(time.Time) time.Time, first, now time.Time, n int) []time.Time {
+	// Backwards, in ever larger steps: a schedule of each second may have been
+	// left alone for a year.
+	for back := time.Minute; ; back *= 4 {
+		from := now.Add(-back)
+		slot, all := first, back > 1<<60 || !from.After(first)
+		if !all {
+			slot = next(from)
+		}
+		var due []time.Time
+		for ; !slot.After(now); slot = next(slot) {
+			due = append(due, slot)
+		}
+		if all || len(due) >= n {
+			return due[max(len(due)-n, 0):]
+		}
+	}
+}
+
+// makeOne enqueues the job of one slot. ok is false where another orchestrator
+// did.
+func (s *scheduler) makeOne(ctx context.Context, r *repeat, sched store.Schedule, tick time.Time) (ok bool, err error) {
+	payload, group, err := r.payload(tick.In(r.schedule.zone))
 	if err != nil {
-		return next, err
+		return false, err
 	}
 	lane, err := s.mq.store.Lane(ctx, r.def.channel, 0)
 	if err != nil {
-		return next, err
+		return false, err
 	}
-	id, ok, err := s.mq.store.Tick(ctx, sched.Name, sched.Spec, sched.Next, next,
-		store.NewJob{Lane: lane, Name: r.def.name, Payload: payload, Group: group, Delay: r.def.delay})
+	id, ok, err := s.mq.store.Tick(ctx, sched.Name, sched.Spec, tick, r.schedule.next(tick),
+		store.NewJob{Lane: lane, Name: r.def.name, Payload: payload, Group: group, Delay: r.delay()})
 	if err != nil || !ok {
-		return next, err
+		return false, err
 	}
 	s.mq.emit(JobScheduled{About{Time: time.Now(), JobID: JobID(id), Definition: r.def.name, Channel: r.def.channel, Group: group, Worker: s.name}, tick})
 	s.mq.wakes.wake(lane)
-	return next, nil
+	return true, nil
 }
 
 // orphan reports a tick for which this process has no function.

@@ -2,6 +2,7 @@ package bearmq
 
 import (
 	"context"
+	"math/rand/v2"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -83,6 +84,7 @@ func (s *session) renew(conn *pgx.Conn, good time.Time) {
 	defer cancel()
 	defer context.AfterFunc(s.ctx, cancel)()
 
+	told := []int64{} // what was taken away, by the last answer
 	p := newPause()
 	next := time.NewTimer(s.ttl / 3)
 	defer next.Stop()
@@ -121,7 +123,7 @@ func (s *session) renew(conn *pgx.Conn, good time.Time) {
 		}
 		if err == nil {
 			call, cancel := context.WithTimeout(ctx, s.ttl/6)
-			revoked, alive, err = s.d.mq.store.RenewSession(call, conn, s.id)
+			revoked, alive, err = s.d.mq.store.RenewSession(call, conn, s.id, told)
 			cancel()
 		}
 		switch {
@@ -132,7 +134,8 @@ func (s *session) renew(conn *pgx.Conn, good time.Time) {
 				cancel()
 				conn = nil
 			}
-			wait := min(p.next(), s.ttl/6)
+			most := s.ttl / 6
+			wait := min(p.next(), most/2+rand.N(most/2))
 			if ctx.Err() == nil {
 				s.d.mq.log.Warn("bearmq: the session's renewal failed", "daemon", s.d.name, "error", err, "again in", wait)
 				s.d.mq.emit(DaemonFailing{About{Time: time.Now(), Worker: s.d.name}, s.d.name, "renew", err, wait})
@@ -148,7 +151,7 @@ func (s *session) renew(conn *pgx.Conn, good time.Time) {
 			if deadline.Reset(time.Until(began.Add(s.trust()))); s.lost() {
 				return
 			}
-			if len(revoked) > 0 {
+			if told = revoked; len(revoked) > 0 {
 				s.revoked(revoked)
 			}
 			next.Reset(time.Until(began.Add(s.ttl / 3)))

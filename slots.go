@@ -1,6 +1,7 @@
 package bearmq
 
 import (
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -80,7 +81,7 @@ func (s *slots) want() (n, each int) {
 		each = int(min(max(soon, 1), maxMailbox))
 	}
 	n = free + ahead - s.queued
-	if n < (free+ahead)/4 && n < 500 && s.queued > 0 {
+	if n < (free+ahead)/2 && n < 500 && s.queued > 0 {
 		n = 0 // not worth a round trip yet
 	}
 	return max(n, 0), each
@@ -280,13 +281,19 @@ func (s *slots) unlimit(m *mailbox) {
 	}
 }
 
-// spare tells whether the limit of a definition lets this worker ask for more
-// of its jobs.
-func (s *slots) spare(name string) bool {
+// room is how many more jobs of a definition this worker may ask for: where it
+// is limited as many as may run now, and as many again to follow them.
+func (s *slots) room(name string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	limit, limited := s.limits[name]
-	return !limited || s.used[name] < limit && len(s.waiting[name]) == 0
+	switch {
+	case !limited:
+		return math.MaxInt32
+	case s.used[name] >= limit || len(s.waiting[name]) > 0:
+		return 0
+	}
+	return min(2*limit-s.used[name], math.MaxInt32)
 }
 
 // takeAlone tells whether a job that runs alone may be claimed: a worker has

@@ -2,6 +2,7 @@ package bearmq
 
 import (
 	"context"
+	"math"
 	"slices"
 	"sync"
 	"testing"
@@ -254,15 +255,16 @@ func TestSlotsTellWhenThereIsRoomAgain(t *testing.T) {
 	}
 	_, first := put(1, "limited", false)
 	second, _ := put(2, "limited", false)
-	require.False(t, s.spare("limited"))
+	require.Zero(t, s.room("limited"))
 	s.end(first, time.Second)
 	s.leave("limited") // to the second
 	require.Zero(t, told)
-	require.False(t, s.spare("limited"))
+	require.Zero(t, s.room("limited"))
 	s.forget(second)
 	s.leave("limited")
 	require.Equal(t, 1, told)
-	require.True(t, s.spare("limited"))
+	require.Equal(t, 2, s.room("limited"), "one that may run, and one to follow it")
+	require.Equal(t, math.MaxInt32, s.room("free"))
 
 	_, alone := put(3, "free", true)
 	require.False(t, s.takeAlone())

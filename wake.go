@@ -2,12 +2,15 @@ package bearmq
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"strconv"
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // A wakeHub tells the workers of this process that a lane may have work: what
@@ -127,16 +130,22 @@ func (s *sleeper) take() (lanes []int32, all bool) {
 const (
 	// listenCheck is how long the listener trusts a silent connection. A
 	// half-open one would be silent for ever.
-	listenCheck = 10 * time.Second
+	listenCheck = 9 * time.Second
 	// listenTimeout is how long an answer may take.
-	listenTimeout = 5 * time.Second
+	listenTimeout = 4 * time.Second
+	// listenAgain is when to try again where notifications do not arrive.
+	listenAgain = time.Minute
 )
+
+// errUnheard is what a pooler in transaction mode does: it takes a LISTEN and
+// gives the connection that listens to somebody else.
+var errUnheard = errors.New("no notification arrives, as through a pooler in transaction mode: workers poll instead (WorkerOptions.PollInterval)")
 
 // listen keeps a connection of its own that listens, until ctx ends.
 func (h *wakeHub) listen(ctx context.Context, d *daemon, done chan<- struct{}) {
 	defer close(done)
-	p := newPause()
-	for ctx.Err() == nil {
+	told := false
+	for p := newPause(); ctx.Err() == nil; {
 		conn, err := h.open(ctx, d)
 		if err == nil {
 			h.setDeaf(false)
@@ -146,23 +155,56 @@ func (h *wakeHub) listen(ctx context.Context, d *daemon, done chan<- struct{}) {
 			if ctx.Err() == nil { // else another listener may hear by now
 				h.setDeaf(true)
 			}
-			closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-			_ = conn.Close(closing)
-			cancel()
+			hangUp(ctx, conn)
 		}
-		d.failing(ctx, "listen", err, p.next())
+		switch {
+		case !errors.Is(err, errUnheard):
+			d.failing(ctx, "listen", err, p.next())
+		case told: // it will be so for ever: once is enough
+			sleep(ctx, listenAgain)
+		default:
+			told = true
+			d.failing(ctx, "listen", err, listenAgain)
+		}
 	}
 }
 
-func (h *wakeHub) open(ctx context.Context, d *daemon) (*pgx.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, listenTimeout)
+func hangUp(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	conn, err := d.mq.store.Connect(ctx)
+	_ = conn.Close(ctx)
+}
+
+// open gives a connection that listens, and has heard a notification that was
+// sent on another one.
+func (h *wakeHub) open(ctx context.Context, d *daemon) (*pgx.Conn, error) {
+	call, cancel := context.WithTimeout(ctx, listenTimeout)
+	defer cancel()
+	conn, err := d.mq.store.Connect(call)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{d.mq.store.NotifyChannel()}.Sanitize()); err != nil {
-		_ = conn.Close(ctx)
+	_, err = conn.Exec(call, "LISTEN "+pgx.Identifier{d.mq.store.NotifyChannel()}.Sanitize())
+	word := uuid.NewString()
+	if err == nil {
+		err = d.mq.store.Probe(call, word)
+	}
+	for heard := false; err == nil && !heard; {
+		var n *pgconn.Notification
+		if n, err = conn.WaitForNotification(call); err == nil {
+			heard = n.Payload == word
+		} else if call.Err() != nil && ctx.Err() == nil {
+			// The pooler keeps the connection that listens. Without an answer it
+			// is this connection that has failed.
+			undo, cancel := context.WithTimeout(ctx, listenTimeout)
+			if _, err = conn.Exec(undo, "UNLISTEN *"); err == nil {
+				err = errUnheard
+			}
+			cancel()
+		}
+	}
+	if err != nil {
+		hangUp(ctx, conn)
 		return nil, err
 	}
 	return conn, nil

@@ -25,7 +25,8 @@ type WorkerOptions struct {
 	// Concurrency is how many jobs run at once: 100 by default, 1 to 100000.
 	Concurrency int
 	// PerJob limits how many jobs of a definition, by its name, run at once on
-	// this worker. Jobs beyond it are left to other workers.
+	// this worker: each at least 1; a definition that is not named has no limit
+	// of its own. Jobs beyond it are left to other workers.
 	PerJob map[string]int
 	// PollInterval is how often an idle worker looks for work that nobody
 	// told it of: 2 s by default, 10 ms to 1 h. It is a fallback: a worker is
@@ -135,12 +136,15 @@ func (e *StopError) Error() string {
 // also those of the handlers' contexts.
 //
 // Run fails at once where an option is invalid ([*FieldError]), the schema is
-// not migrated ([ErrNotMigrated]), or the worker runs already.
+// not migrated ([ErrNotMigrated], [ErrRestored]), a pooler is in the way
+// ([ErrPooler]), or the worker runs already.
 func (w *Worker) Run(ctx context.Context) error { return w.run(ctx, false) }
 
 // Drain runs jobs like Run until nothing is runnable any more, or ctx ends:
 // what is due later, or belongs to a group that another worker holds, is not
-// waited for. It is for tests and for one-off commands.
+// waited for. It is for tests and for one-off commands. When ctx ends first it
+// returns what Run does, so nil does not mean that nothing is left: see
+// ctx.Err().
 func (w *Worker) Drain(ctx context.Context) error { return w.run(ctx, true) }
 
 func (w *Worker) run(ctx context.Context, drain bool) error {

@@ -56,7 +56,7 @@ func leaves(t *testing.T, mq *Context) {
 // dead makes the database think all sessions dead, as if they had been silent
 // for longer than their TTL: also that which recovery waits for after the
 // start of the server.
-const dead = "UPDATE bearmq.session SET ttl = '1 us', expires_at = clock_timestamp() WHERE expires_at > clock_timestamp() OR ttl > '1 us'"
+const dead = "UPDATE bearmq.session SET ttl = '1 us', expires_at = clock_timestamp(), dead = true WHERE NOT dead"
 
 // sibling is another process: a Context of its own in the schema of mq.
 func sibling(t *testing.T, mq *Context) *Context {
@@ -306,6 +306,8 @@ func TestRunRefusesInvalidOptions(t *testing.T) {
 		"SchedulePoll": {NewOrchestrator(mq, OrchestratorOptions{SchedulePoll: -1}), NewOrchestrator(mq, OrchestratorOptions{SchedulePoll: 2 * time.Hour})},
 		"RecoverPoll":  {NewOrchestrator(mq, OrchestratorOptions{RecoverPoll: time.Millisecond})},
 		"CleanPoll":    {NewOrchestrator(mq, OrchestratorOptions{CleanPoll: 2 * time.Hour})},
+
+		"LongTransaction": {NewOrchestrator(mq, OrchestratorOptions{LongTransaction: -1}), NewOrchestrator(mq, OrchestratorOptions{LongTransaction: 25 * time.Hour})},
 	} {
 		for _, d := range refused {
 			requireRefused(t, d.Run(t.Context()), field)

@@ -270,6 +270,11 @@ func (w *writer) commit(ctx context.Context) error {
 			if w.callers { // a savepoint
 				return fmt.Errorf("bearmq: writing jobs: %w", err)
 			}
+			// Of a commit that was sent and whose connection broke, pgx says that the
+			// connection was closed before, and safe to retry.
+			if errors.Is(err, pgconn.ErrConnClosed) {
+				return fmt.Errorf("bearmq: writing jobs: %w: %w", ErrUnknownOutcome, err)
+			}
 			return commitError(err)
 		}
 	}

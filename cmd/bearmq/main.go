@@ -2,7 +2,8 @@
 // `bearmq help` lists its commands.
 //
 // It exits with 0 when it has done what was asked, 1 when that failed, 2 when
-// it was called wrongly, and 130 when it was interrupted.
+// it was called wrongly, and 130 when it was interrupted. With --json it
+// prints one JSON value, which is {"error": text} where it failed.
 package main
 
 import (
@@ -55,11 +56,13 @@ const usage = `bearmq runs background jobs on PostgreSQL; this is its tool.
   bearmq migrate up       make the schema, or bring it to this version
   bearmq migrate status   compare the schema's version with this program's
   bearmq migrate sql      print the script that "up" runs
+  bearmq migrate repair   take over a database that was restored from another cluster
   bearmq migrate drop     remove the schema with all its jobs
   bearmq version          the versions of program and schema
   bearmq help [command]   this text, or that of a command
 
 Exit codes: 0 done, 1 failed, 2 called wrongly, 130 interrupted.
+With --json each command prints one JSON value; {"error": "..."} where it failed.
 `
 
 // A usageError says that the program was called wrongly.
@@ -129,7 +132,12 @@ func report(ctx context.Context, err error, args []string, s streams) int {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return exitOK
 	case errors.As(err, &wrong):
-		fmt.Fprintf(s.err, "bearmq: %v; see bearmq %s\n", err, strings.TrimSpace("help "+wrong.command))
+		text := fmt.Sprintf("%v; see bearmq %s", err, strings.TrimSpace("help "+wrong.command))
+		if wantsJSON(args) {
+			_ = writeJSON(s.out, map[string]string{"error": text})
+		} else {
+			fmt.Fprintf(s.err, "bearmq: %s\n", text)
+		}
 		return exitUsage
 	case ctx.Err() != nil && onlyCancelled(err):
 		fmt.Fprintln(s.err, "bearmq: interrupted")

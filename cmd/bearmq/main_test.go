@@ -71,7 +71,7 @@ func TestWrongCallsAreToldApartFromFailures(t *testing.T) {
 		{"help dance", `no command "dance"`},
 		{"version now", `version takes no "now"`},
 		{"version --sql", "flag provided but not defined: --sql"},
-		{"migrate", "one of up, status, sql and drop"},
+		{"migrate", "one of up, status, sql, repair and drop"},
 		{"migrate drop --yes --schema=", "--schema is empty"},
 		{"migrate sql --schema=", "--schema is empty"},
 		{"migrate sideways", `does not know "sideways"`},
@@ -90,6 +90,23 @@ func TestWrongCallsAreToldApartFromFailures(t *testing.T) {
 			require.Contains(t, r.err, "see bearmq help")
 			require.Empty(t, r.out)
 		})
+	}
+}
+
+func TestErrorsAreJSONWhereJSONIsAskedFor(t *testing.T) {
+	t.Parallel()
+	for args, want := range map[string]string{
+		"dance --json":           `no command \"dance\"; see bearmq help`,
+		"version now --json":     `version takes no \"now\"; see bearmq help version`,
+		"--json migrate":         `no command \"--json\"`,
+		"migrate sideways -json": `does not know \"sideways\"`,
+		"bench dance --json":     `\"dance\" is not a WORK`,
+		"bench --json --jobs=x":  `invalid value \"x\" for flag -jobs`,
+	} {
+		r := call(t, strings.Fields(args)...)
+		require.Equal(t, exitUsage, r.code, args)
+		require.Regexp(t, `^\{\s*"error": ?"`, r.out, args)
+		require.Contains(t, r.out, want)
 	}
 }
 

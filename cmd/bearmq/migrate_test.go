@@ -238,7 +238,7 @@ func TestMigrateSaysWhatToDoWhereItFails(t *testing.T) {
 
 func TestMigrateNeedsADatabase(t *testing.T) {
 	t.Setenv("DATABASE_URL", "")
-	for _, command := range []string{"up", "status", "drop"} {
+	for _, command := range []string{"up", "status", "repair", "drop"} {
 		r := call(t, "migrate", command)
 		require.Equal(t, exitUsage, r.code)
 		require.Contains(t, r.err, "set DATABASE_URL or give --database")

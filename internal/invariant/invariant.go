@@ -33,7 +33,7 @@ func CheckRunning(ctx context.Context, db DB, schema string) error {
 type invariant struct{ name, query string }
 
 // newest is the state of each group.
-const newest = `(SELECT DISTINCT ON (key) * FROM bearmq.job_group ORDER BY key, ver DESC)`
+const newest = `(SELECT a.key, s.* FROM bearmq.group_anchor a, bearmq.group_state_v1(a.key) s)`
 
 // ahead is whether the row j of the log lies ahead of the cursor of its lane,
 // for one that has a lane and a place in the log.

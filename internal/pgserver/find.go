@@ -87,6 +87,9 @@ func find(ctx context.Context, in places, acc account, wantMajor int) (binaries,
 		if b, ok := try(in.explicit); ok {
 			return b, nil
 		}
+		if ctx.Err() != nil {
+			return binaries{}, context.Cause(ctx)
+		}
 		return binaries{}, missing
 	}
 	missing.Looked = append([]string{"the directories of PATH"}, in.usual...)

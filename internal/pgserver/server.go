@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -139,7 +140,7 @@ func (s *Server) SocketURL() string {
 		return s.url
 	}
 	q := url.Values{"host": {s.sockets}, "port": {strconv.Itoa(s.port)}, "user": {"postgres"}}
-	return "postgres:///postgres?" + q.Encode()
+	return "postgres:///postgres?" + strings.ReplaceAll(q.Encode(), "+", "%20") // a + is read as one
 }
 
 // Private says whether the server was started here.

@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -459,14 +458,12 @@ func ownerOf(t *testing.T, path string) uint32 {
 	return info.Sys().(*syscall.Stat_t).Uid
 }
 
+// copyFile leaves the copying to another process: one that this process forks
+// meanwhile would inherit the open file, and a file that is open for writing
+// cannot be executed.
 func copyFile(t *testing.T, from, to string) {
 	t.Helper()
-	in, err := os.Open(from)
-	require.NoError(t, err)
-	defer func() { _ = in.Close() }()
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o755)
-	require.NoError(t, err)
-	_, err = io.Copy(out, in)
-	require.NoError(t, errors.Join(err, out.Close()))
+	out, err := exec.Command("cp", from, to).CombinedOutput()
+	require.NoError(t, err, string(out))
 	require.NoError(t, os.Chmod(to, 0o755))
 }

@@ -51,14 +51,15 @@ func (s *Store) ClaimLog(ctx context.Context, lane int32, session uuid.UUID, non
 	return s.claim(ctx, "claim_log", nonce, lane, session, nonce, int32(n), int32(each))
 }
 
-// ClaimDue takes up to n tickets of a lane that are due, or wait for one of names; with alone also one that runs alone. It
-// looks at tickets due since from.
-func (s *Store) ClaimDue(ctx context.Context, lane int32, session uuid.UUID, nonce int64, n, each int, names []string, alone bool, from time.Time) (*Claim, error) {
+// ClaimDue takes up to n tickets of a lane that are due, or wait for one of names, of each as many as rooms says, nil for any
+// number; with alone also one that runs alone. It looks at tickets due since from.
+func (s *Store) ClaimDue(ctx context.Context, lane int32, session uuid.UUID, nonce int64, n, each int, names []string, rooms []int32, alone bool,
+	from time.Time) (*Claim, error) {
 	var f *time.Time
 	if !from.IsZero() {
 		f = &from
 	}
-	return s.claim(ctx, "claim_due", nonce, lane, session, nonce, int32(n), int32(each), names, alone, f)
+	return s.claim(ctx, "claim_due", nonce, lane, session, nonce, int32(n), int32(each), names, rooms, alone, f)
 }
 
 func (s *Store) claim(ctx context.Context, query string, nonce int64, args ...any) (*Claim, error) {

@@ -87,7 +87,7 @@ func TestClaimInATransactionThatHasWrittenRaises(t *testing.T) {
 	r := newRig(t)
 	for name, call := range map[string]string{
 		"log": `SELECT FROM bearmq.claim_log_v1($1, $2, 1, 1, 1)`,
-		"due": `SELECT FROM bearmq.claim_due_v1($1, $2, 1, 1, 1, NULL, false, NULL)`,
+		"due": `SELECT FROM bearmq.claim_due_v1($1, $2, 1, 1, 1, NULL, NULL, false, NULL)`,
 	} {
 		tx := r.begin()
 		_, err := tx.Exec(t.Context(), "SELECT pg_current_xact_id()")
@@ -105,12 +105,18 @@ func TestOtherIsolationLevelsAreRefused(t *testing.T) {
 	for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {
 		for name, args := range map[string][]any{
 			"claim_log":     {r.lane, r.session, 1, 1, 1},
-			"claim_due":     {r.lane, r.session, 1, 1, 1, nil, false, nil},
+			"claim_due":     {r.lane, r.session, 1, 1, 1, nil, nil, false, nil},
 			"find_work":     {nil, nil, false, nil},
 			"recover":       {1, 3},
 			"unlock_groups": {time.Hour, 3},
 			"return_lease":  {r.session, 1},
-			"finish":        {r.session, false, []int64{}, []int64{}, []bool{}, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil},
+			"completing":    {1, 1},
+			"dead_leases":   {1, nil},
+			"sweep":         {},
+
+			"delete_finished": {time.Hour, time.Hour, 0, 1},
+			"collect_groups":  {"", time.Hour, 1},
+			"finish":          {r.session, false, []int64{}, []int64{}, []bool{}, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil},
 		} {
 			tx := r.begin(pgx.TxOptions{IsoLevel: level})
 			_, err := tx.Exec(t.Context(), r.text(name), args...)
@@ -172,7 +178,7 @@ func TestClaimOfADeadSessionIsRefused(t *testing.T) {
 			r.kill(session)
 		}
 		assert.Equal(t, Expired, r.claimAs(session, r.lane, 1, 1).Status, name)
-		c, err := r.ClaimDue(t.Context(), r.lane, session, 1, 1, 1, nil, false, time.Time{})
+		c, err := r.ClaimDue(t.Context(), r.lane, session, 1, 1, 1, nil, nil, false, time.Time{})
 		require.NoError(t, err)
 		assert.Equal(t, Expired, c.Status, name)
 	}
@@ -528,7 +534,7 @@ func TestDueTicketsAreClaimedFromATime(t *testing.T) {
 		want = append(want, r.dueAt(j, now.Add(time.Duration(i-10)*time.Second)))
 	}
 	claim := func(n int, from time.Time) *Claim {
-		c, err := r.ClaimDue(t.Context(), r.lane, r.session, rand.Int64(), n, 10, nil, false, from)
+		c, err := r.ClaimDue(t.Context(), r.lane, r.session, rand.Int64(), n, 10, nil, nil, false, from)
 		require.NoError(t, err)
 		if c.Status == Claimed {
 			r.complete(c)

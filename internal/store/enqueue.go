@@ -50,7 +50,7 @@ func (s *Store) Insert(ctx context.Context, db DB, jobs []NewJob) error {
 func (s *Store) insert(ctx context.Context, db DB, jobs []NewJob) (query string, err error) {
 	if len(jobs) == 1 && !jobs[0].delayed() {
 		j := &jobs[0]
-		err := db.QueryRow(ctx, s.text("enqueue"), j.Lane, j.Name, j.Payload, null(j.Group), j.Options, s.Channel(j.Lane)).Scan(&j.ID, nil)
+		err := db.QueryRow(ctx, s.text("enqueue"), j.Lane, j.Name, string(j.Payload), null(j.Group), jsonText(j.Options), s.Channel(j.Lane)).Scan(&j.ID, nil)
 		return "enqueue", err
 	}
 	n := len(jobs)
@@ -60,10 +60,7 @@ func (s *Store) insert(ctx context.Context, db DB, jobs []NewJob) (query string,
 	for i := range jobs {
 		j := &jobs[i]
 		lanes[i], names[i], payloads[i], groups[i] = j.Lane, j.Name, string(j.Payload), null(j.Group)
-		if j.Options != nil {
-			text := string(j.Options)
-			options[i] = &text
-		}
+		options[i] = jsonText(j.Options)
 		switch {
 		case !j.RunAt.IsZero():
 			times[i] = &j.RunAt
@@ -102,6 +99,7 @@ func (s *Store) Copy(ctx context.Context, db DB, jobs []NewJob) error {
 		return wrap("draw_ids", err)
 	}
 
+	// created_at is given: COPY writes rows one by one, at more cost, where a column's default is volatile.
 	table := pgx.Identifier{s.schema, "job"}
 	var ready, later []int
 	lanes := map[int32]bool{}
@@ -115,9 +113,9 @@ func (s *Store) Copy(ctx context.Context, db DB, jobs []NewJob) error {
 	}
 	row := func(i int) []any {
 		j := &jobs[i]
-		return []any{j.ID, j.Lane, j.Name, j.Payload, null(j.Group), j.Options}
+		return []any{j.ID, now, j.Lane, j.Name, j.Payload, null(j.Group), j.Options}
 	}
-	columns := []string{"id", "lane", "name", "payload", "group_key", "options"}
+	columns := []string{"id", "created_at", "lane", "name", "payload", "group_key", "options"}
 	if len(ready) > 0 {
 		if _, err := db.CopyFrom(ctx, table, columns, pgx.CopyFromSlice(len(ready), func(i int) ([]any, error) {
 			return row(ready[i]), nil
@@ -169,22 +167,17 @@ func (s *Store) Lane(ctx context.Context, channel string, priority int16) (int32
 		return 0, fmt.Errorf("open a connection to make channel %q: %w", channel, err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	var stored, found string
-	if err := conn.QueryRow(ctx, s.text("make_lane"), channel, priority).Scan(&lane, &stored, &found); err != nil {
+	var c cluster
+	if err := conn.QueryRow(ctx, s.text("make_lane"), channel, priority).Scan(&lane, &c.restored, &c.stored, &c.found); err != nil {
 		return 0, wrap("make_lane", err)
 	}
-	if stored != found {
-		return 0, restored(stored, found)
+	if err := c.check(); err != nil {
+		return 0, err
 	}
 	s.mu.Lock()
 	s.lanes[key], s.channels[lane] = lane, channel
 	s.mu.Unlock()
 	return lane, nil
-}
-
-func restored(stored, found string) error {
-	return fmt.Errorf("%w: the transaction ids in its log are those of cluster %s, this is cluster %s; "+
-		"jobs would be lost or run again, so nothing runs until the log is repaired", ErrRestored, stored, found)
 }
 
 // Channel returns the channel of a lane that this store has met, or "".
@@ -220,4 +213,14 @@ func null(text string) *string {
 		return nil
 	}
 	return &text
+}
+
+// jsonText is JSON for a parameter. As bytes it would be sent as a bytea where pgx does not ask for the parameters' types, as
+// behind a pooler.
+func jsonText(text []byte) *string {
+	if text == nil {
+		return nil
+	}
+	s := string(text)
+	return &s
 }

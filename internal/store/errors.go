@@ -17,6 +17,7 @@ var (
 	ErrLeaseLost      = errors.New("the lease was lost")
 	ErrJobNotFound    = errors.New("there is no such job")
 	ErrRestored       = errors.New("the database was restored from another cluster")
+	ErrPooler         = errors.New("prepared statements get lost, as behind a pooler in transaction mode: add default_query_exec_mode=cache_describe to the pool's connection string, or set pgx.QueryExecModeCacheDescribe")
 )
 
 // SchemaVersionError says that the schema in the database and the library do not fit.
@@ -44,6 +45,8 @@ const (
 	codeNoFunction  = "42883"
 	codeNoSchema    = "3F000"
 	codeLockTimeout = "55P03"
+	codeNoStatement = "26000"
+	codeStatement   = "42P05" // it exists already
 )
 
 func code(err error) string {
@@ -54,7 +57,7 @@ func code(err error) string {
 	return ""
 }
 
-// wrap says which statement failed, and makes of a missing table what it means.
+// wrap says which statement failed, and makes of a missing table or prepared statement what it means.
 func wrap(query string, err error) error {
 	if err == nil {
 		return nil
@@ -62,6 +65,8 @@ func wrap(query string, err error) error {
 	switch code(err) {
 	case codeNoTable, codeNoFunction, codeNoSchema:
 		return fmt.Errorf("%w: run mq.Migrate or bearmq migrate up (%s: %w)", ErrNotMigrated, query, err)
+	case codeNoStatement, codeStatement:
+		return fmt.Errorf("%w (%s: %w)", ErrPooler, query, err)
 	}
 	return fmt.Errorf("%s: %w", query, err)
 }
@@ -118,6 +123,9 @@ func Transient(err error) bool {
 		return len(c) == 5 && (c[:2] == "08" || c[:2] == "53" || c[:2] == "57" || c[:2] == "25")
 	}
 }
+
+// ReadOnly tells whether the server does not write, or not any more: after a failover it is the one that was.
+func ReadOnly(err error) bool { return code(err) == "25006" }
 
 // TooSlow tells whether a call ran out of time: with less to do it may succeed.
 func TooSlow(err error) bool {

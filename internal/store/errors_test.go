@@ -11,7 +11,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -21,12 +20,7 @@ import (
 // Nothing was sent while the write waited for a connection: it can be made again.
 func TestAWaitForThePoolIsNoUnknownOutcome(t *testing.T) {
 	t.Parallel()
-	config, err := pgxpool.ParseConfig(pgtest.URL(t))
-	require.NoError(t, err)
-	config.MaxConns = 1
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
+	pool := single(t)
 	r := rigOn(t, pool, pgtest.Schema(t))
 	held, err := pool.Acquire(t.Context())
 	require.NoError(t, err)

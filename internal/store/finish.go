@@ -93,8 +93,7 @@ func (s *Store) Finish(ctx context.Context, f *Finish) (*Finished, error) {
 			if results == nil {
 				results = make([]*string, nd)
 			}
-			text := string(d.Result)
-			results[i] = &text
+			results[i] = jsonText(d.Result)
 		}
 		if d.Ticket {
 			tickets = append(tickets, d.ID)
@@ -157,7 +156,7 @@ func (s *Store) Finish(ctx context.Context, f *Finish) (*Finished, error) {
 			return fmt.Errorf("an answer that this library does not know: %q", what)
 		}
 		return nil
-	}, f.Session, f.Replay, leases, nonces, closed, ids, of, attempts, took, results, tickets, rest, keys, keyOf, holders)
+	}, f.Session, f.Replay, leases, nonces, closed, ids, of, attempts, took, results, tickets, jsonText(rest), keys, keyOf, holders)
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +166,7 @@ func (s *Store) Finish(ctx context.Context, f *Finish) (*Finished, error) {
 // CompleteTx writes a job's outcome in the caller's transaction, ErrLeaseLost where the lease or the group was taken away.
 func (s *Store) CompleteTx(ctx context.Context, tx DB, session uuid.UUID, lease, nonce, job int64, group string, attempt int16, took time.Duration, result []byte) error {
 	var held bool
-	err := tx.QueryRow(ctx, s.text("complete_tx"), session, lease, nonce, job, null(group), attempt, float32(took.Seconds()), result).Scan(&held)
+	err := tx.QueryRow(ctx, s.text("complete_tx"), session, lease, nonce, job, null(group), attempt, float32(took.Seconds()), jsonText(result)).Scan(&held)
 	if err != nil {
 		return wrap("complete_tx", err)
 	}
@@ -181,15 +180,13 @@ func (s *Store) CompleteTx(ctx context.Context, tx DB, session uuid.UUID, lease,
 func (s *Store) Completing(ctx context.Context, job, nonce int64) (bool, error) {
 	for {
 		var done bool
-		call, cancel := context.WithTimeout(ctx, callTimeout)
-		err := s.pool.QueryRow(call, s.text("completing"), job, nonce).Scan(&done)
-		cancel()
+		err := s.call(ctx, "completing", func(rows pgx.Rows) error { return rows.Scan(&done) }, job, nonce)
 		if code(err) == codeLockTimeout && ctx.Err() == nil {
 			continue
 		}
 		if errors.Is(err, context.Canceled) {
 			return false, ctx.Err()
 		}
-		return done, wrap("completing", err)
+		return done, err
 	}
 }

@@ -152,10 +152,7 @@ func TestAReplayLeavesAloneWhatWentOn(t *testing.T) {
 	all := r.enqueue("", "", "g")
 	c := r.claim(10)
 	f := r.ending(c, all[0], all[2])
-	for _, d := range f.Done {
-		f.Rest = append(f.Rest, FinishRest{ID: d.ID, Op: OpRetry, Attempt: 1, Error: "failed"})
-	}
-	f.Done = nil
+	instead(f, OpRetry)
 	r.finish(f)
 	second := r.due(10)
 	require.Equal(t, []int64{all[0], all[2]}, ids(second))
@@ -182,10 +179,7 @@ func TestAReplayAfterRetentionWritesNothing(t *testing.T) {
 			c := r.claim(10)
 			f := r.ending(c, all[0], all[2])
 			if op != "" {
-				for _, d := range f.Done {
-					f.Rest = append(f.Rest, FinishRest{ID: d.ID, Op: op, Attempt: 1, Error: "failed"})
-				}
-				f.Done = nil
+				instead(f, op)
 			}
 			r.finish(f)
 			r.deleteFinished(0)
@@ -198,6 +192,114 @@ func TestAReplayAfterRetentionWritesNothing(t *testing.T) {
 	}
 }
 
+// Retention may be deleting just now what a lost call finished.
+func TestAReplayDuringRetentionWritesNothing(t *testing.T) {
+	t.Parallel()
+	for _, op := range []Op{"", OpFail, OpRetry} {
+		t.Run("op "+string(op), func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			all := r.enqueue("", "", "g")
+			c := r.claim(10)
+			f := r.ending(c, all[0], all[2])
+			r.finish(f)
+			tx := r.begin()
+			_, err := tx.Exec(r.ctx(), r.sql(`SELECT bearmq.delete_finished_v1('0', '0', 0, 100)`))
+			require.NoError(t, err)
+			f.Replay = true
+			if op != "" {
+				instead(f, op)
+			}
+			r.finishBehind(tx, f)
+			assert.Zero(t, one[int](r, r.sql(`SELECT count(*)::int FROM bearmq.outcome`)))
+			assert.Zero(t, one[int](r, r.sql(`SELECT count(*)::int FROM bearmq.ticket`)))
+			r.completeLast(c, all[1])
+		})
+	}
+}
+
+// What CompleteTx has finished holds no group, whatever its worker thinks of it.
+func TestAFinishedJobHoldsNoGroup(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	job := r.enqueue("g")[0]
+	c := r.claim(10)
+	require.NoError(t, r.CompleteTx(t.Context(), r.pool, r.session, c.Lease, c.Nonce, job, "g", 1, 0, nil))
+	f := r.ended(c, OpRetry, 0)
+	f.Groups[0].Holder = job
+	require.Equal(t, map[int64]bool{job: true}, r.finish(f).Settled)
+	after := r.enqueue("g")
+	c = r.claim(10)
+	require.Equal(t, after, ids(c))
+	r.complete(c)
+}
+
+// Somebody may be finishing just now what a lost call gave back.
+func TestAReplayWhileAnotherFinishesWritesNothing(t *testing.T) {
+	t.Parallel()
+	for _, op := range []Op{OpRetry, OpAgain, OpBack, OpPark} {
+		for i, group := range []string{"", "", "g", "g"} {
+			replay := i%2 > 0 // or the lost call itself, which comes late, behind its replay
+			t.Run(fmt.Sprintf("op %s of %q, replay %t", op, group, replay), func(t *testing.T) {
+				t.Parallel()
+				r := newRig(t)
+				all := r.enqueue(group, "")
+				job := all[0]
+				c := r.claim(10)
+				f := r.ending(c, job)
+				instead(f, op)
+				r.finish(f)
+				second := r.next(job)
+
+				tx := r.begin()
+				_, err := tx.Exec(r.ctx(), r.sql(`INSERT INTO bearmq.outcome (job_id, state, attempt, claim) VALUES ($1, 'c', 1, $2)`), job, second.Nonce)
+				require.NoError(t, err)
+				_, err = tx.Exec(r.ctx(), r.sql(`DELETE FROM bearmq.ticket WHERE job_id = $1`), job)
+				require.NoError(t, err)
+				f.Replay = replay
+				r.finishBehind(tx, f)
+				assert.Zero(t, one[int](r, r.sql(`SELECT count(*)::int FROM bearmq.ticket`)))
+				r.finish(r.ended(second, OpSettled, 0))
+				r.completeLast(c, all[1])
+			})
+		}
+	}
+}
+
+// next claims a job, which is due or has a turn.
+func (r *rig) next(job int64) *Claim {
+	r.t.Helper()
+	c := r.due(10)
+	if len(c.Jobs) == 0 {
+		c = r.claim(10)
+	}
+	require.Equal(r.t, []int64{job}, ids(c))
+	return c
+}
+
+// instead reports the completed jobs of a call in another way.
+func instead(f *Finish, op Op) {
+	for _, d := range f.Done {
+		f.Rest = append(f.Rest, FinishRest{ID: d.ID, Op: op, Attempt: 1, Error: "failed"})
+	}
+	f.Done = nil
+}
+
+// finishBehind makes a call while a transaction is open, and commits that when the call waits for it or has ended.
+func (r *rig) finishBehind(tx pgx.Tx, f *Finish) {
+	r.t.Helper()
+	answer := make(chan error, 1)
+	go func() {
+		_, err := r.Finish(r.ctx(), f)
+		answer <- err
+	}()
+	require.Eventually(r.t, func() bool {
+		return len(answer) > 0 || one[bool](r, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%finish_v1%' AND query LIKE '%' || $1 || '%' AND wait_event_type = 'Lock')`, r.schema)
+	}, 20*time.Second, time.Millisecond)
+	require.NoError(r.t, tx.Commit(r.ctx()))
+	require.NoError(r.t, <-answer)
+}
+
 // completeLast completes what is left of a claim.
 func (r *rig) completeLast(c *Claim, done ...int64) *Finished {
 	r.t.Helper()
@@ -208,9 +310,8 @@ func (r *rig) completeLast(c *Claim, done ...int64) *Finished {
 
 func (r *rig) deleteFinished(keep time.Duration) (n int64) {
 	r.t.Helper()
-	completed, failed := Deletion{Keep: keep}, Deletion{Keep: keep}
-	require.NoError(r.t, r.DeleteFinished(r.ctx(), &completed, &failed, 10_000))
-	n = completed.Deleted + failed.Deleted
+	n, _, _, err := r.DeleteFinished(r.ctx(), keep, keep, 0, 10_000)
+	require.NoError(r.t, err)
 	return n
 }
 
@@ -272,7 +373,7 @@ func TestCompleteTx(t *testing.T) {
 	// Recovery skips the lease while such a transaction is open.
 	r.kill(r.session)
 	assert.Empty(t, r.recoverAll())
-	r.exec(`UPDATE bearmq.session SET expires_at = clock_timestamp() + interval '1 hour', ttl = '1 hour' WHERE id = $1`, r.session)
+	r.exec(`UPDATE bearmq.session SET expires_at = clock_timestamp() + interval '1 hour', ttl = '1 hour', dead = false WHERE id = $1`, r.session)
 
 	// Completing waits for the end of the transaction.
 	asked := make(chan bool)

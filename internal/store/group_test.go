@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -249,7 +248,7 @@ func TestParkedJobKeepsItsGroupForASessionThatAsksForIt(t *testing.T) {
 	r.finish(f)
 	assert.Equal(t, "parked", r.state(all[0]))
 	claim := func(names ...string) *Claim {
-		c, err := r.ClaimDue(t.Context(), r.lane, r.session, rand.Int64(), 10, 10, names, true, time.Time{})
+		c, err := r.ClaimDue(t.Context(), r.lane, r.session, rand.Int64(), 10, 10, names, nil, true, time.Time{})
 		require.NoError(t, err)
 		return c
 	}
@@ -344,7 +343,7 @@ func TestAJobThatRunsAloneLeavesTheMailbox(t *testing.T) {
 	r.complete(c)
 	assert.Equal(t, Step, r.claim(10).Status)
 	assert.Equal(t, all[1], one[int64](r, `SELECT holder_job FROM bearmq.job_group`))
-	without, err := r.ClaimDue(t.Context(), r.lane, r.session, 1, 10, 10, []string{"work"}, false, time.Time{})
+	without, err := r.ClaimDue(t.Context(), r.lane, r.session, 1, 10, 10, []string{"work"}, nil, false, time.Time{})
 	require.NoError(t, err)
 	assert.Equal(t, Empty, without.Status, "a session that runs one already takes no other")
 	c = r.due(10)
@@ -466,7 +465,7 @@ func TestALockedGroupStopsAClaimForTwoSecondsAndOtherLanesNotAtAll(t *testing.T)
 	mine, j := r.enqueue("g"), r.job("h")
 	j.Lane = other
 	theirs := r.enqueueIn(r.pool, j)
-	r.exec(`INSERT INTO bearmq.group_anchor VALUES ('g')`)
+	r.exec(`INSERT INTO bearmq.group_anchor VALUES ('g', 1)`)
 	tx := r.begin()
 	_, err := tx.Exec(t.Context(), r.sql(`SELECT FROM bearmq.group_anchor WHERE key = 'g' FOR UPDATE`))
 	require.NoError(t, err)
@@ -518,12 +517,7 @@ func TestFirstUseOfAChannelWaitsForNobody(t *testing.T) {
 // The first use of a channel in a transaction that holds the pool's last connection must not wait for the pool.
 func TestFirstUseOfAChannelNeedsNoConnectionOfThePool(t *testing.T) {
 	t.Parallel()
-	config, err := pgxpool.ParseConfig(pgtest.URL(t))
-	require.NoError(t, err)
-	config.MaxConns = 1
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
+	pool := single(t)
 	r := rigOn(t, pool, pgtest.Schema(t))
 	require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
 		_, err := r.Lane(t.Context(), "new", 0)
@@ -549,4 +543,19 @@ func TestManyMakeALaneAtOnce(t *testing.T) {
 		assert.Equal(t, first, <-lanes)
 	}
 	assert.EqualValues(t, 1, one[int64](r, `SELECT count(*) FROM bearmq.lease WHERE lane = $1`, first))
+}
+
+func TestAClaimTakesOneJobThatRunsAlone(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	all := r.enqueue("", "", "")
+	r.finish(r.ended(r.claim(10), OpAgain, 0))
+	r.exec(`UPDATE bearmq.ticket SET alone = true WHERE job_id <> $1`, all[2])
+	r.exec(`UPDATE bearmq.ticket SET state = 'n' WHERE job_id = $1`, all[1])
+	first := r.due(10)
+	assert.ElementsMatch(t, []int64{all[0], all[2]}, ids(first))
+	r.complete(first)
+	second := r.due(10)
+	assert.Equal(t, all[1:2], ids(second))
+	r.complete(second)
 }

@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -18,9 +17,10 @@ type Taken struct {
 	HeldFor              time.Duration // of a group that was unlocked
 }
 
-// DeadLeases lists up to n leases of dead sessions, and says what time it is in the database.
-func (s *Store) DeadLeases(ctx context.Context, n int) (leases []int64, now time.Time, err error) {
-	err = s.call(ctx, "dead_leases", func(rows pgx.Rows) error { return rows.Scan(&now, &leases) }, int32(n))
+// DeadLeases lists up to n leases of dead sessions, and says what time it is in the database. It declares sessions dead that
+// have expired, unless it is later than latest; nil: in any case.
+func (s *Store) DeadLeases(ctx context.Context, n int, latest *time.Time) (leases []int64, now time.Time, err error) {
+	err = s.call(ctx, "dead_leases", func(rows pgx.Rows) error { return rows.Scan(&now, &leases) }, int32(n), latest)
 	return leases, now, err
 }
 
@@ -61,32 +61,11 @@ func (s *Store) UnlockGroups(ctx context.Context, after time.Duration, maxLosses
 	return lost, err
 }
 
-// Deletion is what DeleteFinished did with the jobs of one kind.
-type Deletion struct {
-	Keep    time.Duration // how long they are kept
-	From    time.Time     // where to begin, and then where to go on from
-	Deleted int64
-}
-
-// DeleteFinished deletes up to n jobs of each kind, the completed ones and the failed ones, whose time is over.
-func (s *Store) DeleteFinished(ctx context.Context, completed, failed *Deletion, n int) error {
-	var c, f *time.Time
-	err := s.call(ctx, "delete_finished", func(rows pgx.Rows) error { return rows.Scan(&completed.Deleted, &c, &failed.Deleted, &f) },
-		completed.Keep, notZero(completed.From), failed.Keep, notZero(failed.From), int32(n))
-	if c != nil {
-		completed.From = *c
-	}
-	if f != nil {
-		failed.From = *f
-	}
-	return err
-}
-
-func notZero(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	return &t
+// DeleteFinished reads n outcomes behind the job after and deletes the jobs that are over: completed ones after keep, failed
+// ones after keepFailed. reached is where to go on from, and more says whether to do so now.
+func (s *Store) DeleteFinished(ctx context.Context, keep, keepFailed time.Duration, after int64, n int) (deleted, reached int64, more bool, err error) {
+	err = s.call(ctx, "delete_finished", func(rows pgx.Rows) error { return rows.Scan(&deleted, &reached, &more) }, keep, keepFailed, after, int32(n))
+	return deleted, reached, more, err
 }
 
 // CollectGroups deletes the idle ones of the next n groups behind after. reached is "" at the end.
@@ -114,7 +93,7 @@ type Definition struct {
 // Deploy stores definitions and returns the names of those that were new or had changed.
 func (s *Store) Deploy(ctx context.Context, defs []Definition) (changed []string, err error) {
 	for _, d := range defs {
-		tag, err := s.pool.Exec(ctx, s.text("deploy_definition"), d.Name, d.Channel, d.Defaults)
+		tag, err := s.pool.Exec(ctx, s.text("deploy_definition"), d.Name, d.Channel, jsonText(d.Defaults))
 		if err != nil {
 			return changed, wrap("deploy_definition", err)
 		}
@@ -123,57 +102,6 @@ func (s *Store) Deploy(ctx context.Context, defs []Definition) (changed []string
 		}
 	}
 	return changed, nil
-}
-
-// Schedule is a repeating job as it is stored.
-type Schedule struct {
-	Name, Spec string
-	Next, Now  time.Time // Now is the database's time when it was read
-	Due        bool
-}
-
-// DeploySchedules stores the schedules of a definition, with their first ticks. One that is there already keeps its next
-// tick; one that is not among them any more is deleted.
-func (s *Store) DeploySchedules(ctx context.Context, name string, specs []string, first []time.Time) error {
-	_, err := s.pool.Exec(ctx, s.text("deploy_schedule"), name, specs, first)
-	return wrap("deploy_schedule", err)
-}
-
-// Schedules reads all schedules.
-func (s *Store) Schedules(ctx context.Context) (all []Schedule, err error) {
-	err = s.call(ctx, "schedules", func(rows pgx.Rows) error {
-		var x Schedule
-		if err := rows.Scan(&x.Name, &x.Spec, &x.Next, &x.Now, &x.Due); err != nil {
-			return err
-		}
-		all = append(all, x)
-		return nil
-	})
-	return all, err
-}
-
-// Tick enqueues the job of a schedule's tick and moves the schedule on, both or neither. ok is false where another
-// orchestrator did it.
-func (s *Store) Tick(ctx context.Context, name, spec string, tick, next time.Time, job NewJob) (id int64, ok bool, err error) {
-	var delay *float64
-	if job.Delay > 0 {
-		d := job.Delay.Seconds()
-		delay = &d
-	}
-	conn, err := acquire(ctx, s.pool)
-	if err != nil {
-		return 0, false, wrap("tick", err)
-	}
-	defer conn.Release()
-	row := conn.QueryRow(ctx, s.text("tick"), name, spec, tick, next, job.Lane, string(job.Payload), null(job.Group), delay)
-	switch err := row.Scan(&id, nil); {
-	case err == nil:
-		return id, true, nil
-	case errors.Is(err, pgx.ErrNoRows):
-		return 0, false, nil
-	default:
-		return 0, false, wrapWrite("tick", err)
-	}
 }
 
 // Pause stops the claims of a channel, or lets them go on.

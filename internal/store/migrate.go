@@ -126,7 +126,7 @@ func (s *Store) Version(ctx context.Context) (int, error) {
 }
 
 // Check returns a *SchemaVersionError where schema and library do not fit, and ErrRestored where the log's transaction
-// ids are those of another cluster.
+// ids are those of another cluster, and ErrPooler where a pooler takes away what the pool's connections have prepared.
 func (s *Store) Check(ctx context.Context) error {
 	version, err := s.Version(ctx)
 	if err != nil {
@@ -135,12 +135,8 @@ func (s *Store) Check(ctx context.Context) error {
 	if version != LibraryVersion() {
 		return &SchemaVersionError{Schema: s.schema, Found: version, Library: LibraryVersion()}
 	}
-	var stored, found string
-	if err := s.pool.QueryRow(ctx, s.text("system_identifier")).Scan(&stored, &found); err != nil {
-		return wrap("system_identifier", err)
+	if err := s.checkCluster(ctx, s.pool); err != nil {
+		return err
 	}
-	if stored != found {
-		return restored(stored, found)
-	}
-	return nil
+	return s.checkPooler(ctx)
 }

@@ -74,8 +74,8 @@ func TestMigrateGoesOnFromAnOlderVersion(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	last := LibraryVersion()
-	r.exec(`DROP FUNCTION bearmq.return_lease_v1`)
-	r.exec(`DELETE FROM bearmq.migration WHERE name = 'return_lease'`)
+	r.exec(`DROP FUNCTION bearmq.restamp_v1, bearmq.is_restored_v1`)
+	r.exec(`DELETE FROM bearmq.migration WHERE name = 'restamp'`)
 	err := r.Check(t.Context())
 	if one[int64](r, `SELECT max(version) FROM bearmq.migration`) == int64(last) {
 		t.Fatal("the last migration is another one by now: change this test")
@@ -86,7 +86,7 @@ func TestMigrateGoesOnFromAnOlderVersion(t *testing.T) {
 	assert.ErrorIs(t, err, ErrNotMigrated)
 	assert.ErrorContains(t, err, "run mq.Migrate")
 	require.NoError(t, r.Migrate(t.Context()))
-	require.NoError(t, r.ReturnClaim(t.Context(), r.session, 1))
+	assert.True(t, one[bool](r, `SELECT to_regproc('bearmq.restamp_v1') IS NOT NULL`))
 }
 
 func TestANewerSchemaIsRefused(t *testing.T) {

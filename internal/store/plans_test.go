@@ -106,9 +106,10 @@ func (p *planner) check(what string, rows, pages float64, f func()) {
 	}
 	var total, touched float64
 	for _, one := range plans {
-		touched = max(touched, one.Plan.Hit+one.Plan.Read)
 		var bad []string
+		reads := false
 		one.Plan.walk(func(n *planNode) {
+			reads = reads || n.Relation != ""
 			if !slices.Contains(large, n.Relation) || n.Type == "ModifyTable" {
 				return
 			}
@@ -125,6 +126,9 @@ func (p *planner) check(what string, rows, pages float64, f func()) {
 				bad = append(bad, fmt.Sprintf("%s removes %v rows by filter %s", n.Index, n.Removed*n.Loops, n.Filter))
 			}
 		})
+		if reads { // a call of a function reads the catalogs too, where a cache was invalidated
+			touched = max(touched, one.Plan.Hit+one.Plan.Read)
+		}
 		if len(bad) > 0 {
 			text, _ := json.MarshalIndent(one.Plan, "", " ")
 			p.t.Errorf("%s: %s\n%s\n%s", what, strings.Join(bad, "; "), one.Query, text)
@@ -169,16 +173,16 @@ func (p *planner) walk() {
 		_, err := p.FindWork(p.ctx(), nil, []string{"work", "parked"}, true, 0)
 		require.NoError(p.t, err)
 	})
-	p.check("claim", 2*n+50, 10*n, log)
-	p.check("finish", 5*n+50, 30*n, func() { p.complete(c) })
+	p.check("claim", 2*n+50, n, log)
+	p.check("finish", 5*n+50, 10*n, func() { p.complete(c) })
 	log()
-	p.check("retry", 10*n+50, 50*n, func() { p.finish(p.ended(c, OpRetry, 0)) })
-	p.check("claim due", 5*n+50, 50*n, func() {
-		claimed(p.ClaimDue(p.ctx(), p.lane, p.session, rand.Int64(), n, n, []string{"parked"}, true, time.Time{}))
+	p.check("retry", 10*n+50, 30*n, func() { p.finish(p.ended(c, OpRetry, 0)) })
+	p.check("claim due", 5*n+50, 40*n, func() {
+		claimed(p.ClaimDue(p.ctx(), p.lane, p.session, rand.Int64(), n, n, []string{"parked"}, nil, true, time.Time{}))
 	})
-	p.check("finish due", 5*n+50, 50*n, func() { p.complete(c) })
+	p.check("finish due", 5*n+50, 15*n, func() { p.complete(c) })
 	log()
-	p.check("return", 10*n+50, 50*n, func() { require.NoError(p.t, p.ReturnClaim(p.ctx(), p.session, c.Nonce)) })
+	p.check("return", 10*n+50, 30*n, func() { require.NoError(p.t, p.ReturnClaim(p.ctx(), p.session, c.Nonce)) })
 	log()
 	p.check("unlock", 10*n+50, 20*n, func() {
 		_, err := p.UnlockGroups(p.ctx(), 0, 3)
@@ -196,19 +200,19 @@ func (p *planner) walk() {
 		p.claimAs(p.session, turns, 1, 1)
 		p.complete(first)
 	}
-	p.check("claim by a turn", 8*n+50, 50*n, func() { claimed(p.ClaimLog(p.ctx(), turns, p.session, rand.Int64(), n, n)) })
+	p.check("claim by a turn", 8*n+50, 40*n, func() { claimed(p.ClaimLog(p.ctx(), turns, p.session, rand.Int64(), n, n)) })
 	half := ids(c)[:len(c.Jobs)/2]
 	if p.loaded {
-		p.check("finish in part", 8*n+50, 50*n, func() { p.complete(c, half...) })
+		p.check("finish in part", 8*n+50, 10*n, func() { p.complete(c, half...) })
 	}
 	rest := p.ending(c, ids(c)[len(half):]...)
 	last := len(rest.Done) - 1
 	rest.Leases[0].Closed, rest.Groups = true, []FinishGroup{{Key: c.Jobs[0].Group}}
 	rest.Rest = []FinishRest{{ID: rest.Done[last].ID, Op: OpFail, Attempt: 1, Error: "x"}}
 	rest.Done = rest.Done[:last]
-	p.check("finish and release", 8*n+50, 50*n, func() { p.finish(rest) })
+	p.check("finish and release", 8*n+50, 10*n, func() { p.finish(rest) })
 	rest.Replay = true
-	p.check("replay", 8*n+50, 50*n, func() {
+	p.check("replay", 8*n+50, 10*n, func() {
 		_, err := p.Finish(p.ctx(), rest)
 		require.NoError(p.t, err)
 	})
@@ -217,47 +221,49 @@ func (p *planner) walk() {
 	if p.loaded {
 		p.exec(`INSERT INTO bearmq.job (lane, name, payload, group_key) SELECT $1, 'work', '1', 'g' || i FROM generate_series(1, 100) i`, groups)
 	}
-	p.check("claim of many groups", 10*n+50, 50*n, func() { claimed(p.ClaimLog(p.ctx(), groups, p.session, rand.Int64(), n, n)) })
-	p.check("hand back many groups", 15*n+50, 80*n, func() { p.finish(p.ended(c, OpBack, 0)) })
+	p.check("claim of many groups", 10*n+50, 30*n, func() { claimed(p.ClaimLog(p.ctx(), groups, p.session, rand.Int64(), n, n)) })
+	p.check("hand back many groups", 15*n+50, 30*n, func() { p.finish(p.ended(c, OpBack, 0)) })
 	p.check("turns of many groups", 15*n+50, 80*n, func() { claimed(p.ClaimLog(p.ctx(), groups, p.session, rand.Int64(), n, n)) })
 	some := c.Jobs[0]
-	p.check("unlock many groups", 30*n+50, 100*n, func() {
+	p.check("unlock many groups", 30*n+50, 120*n, func() {
 		_, err := p.UnlockGroups(p.ctx(), 0, 100)
 		require.NoError(p.t, err)
 	})
-	p.check("refused", 20*n+50, 80*n, func() {
+	p.check("refused", 20*n+50, 20*n, func() {
 		done, err := p.Finish(p.ctx(), p.ending(c))
 		require.NoError(p.t, err)
 		require.True(p.t, done.Refused[some.ID])
 	})
 	p.check("turns of lost jobs", 15*n+50, 80*n, func() { claimed(p.ClaimLog(p.ctx(), groups, p.session, rand.Int64(), n, n)) })
-	p.check("retry many groups", 15*n+50, 80*n, func() {
+	p.check("retry many groups", 15*n+50, 50*n, func() {
 		f := p.ended(c, OpRetry, 0)
 		for i := range f.Groups {
 			f.Groups[i].Holder = f.Rest[i].ID
 		}
 		p.finish(f)
 	})
-	p.check("claim due groups", 15*n+50, 80*n, func() {
-		claimed(p.ClaimDue(p.ctx(), groups, p.session, rand.Int64(), n, n, nil, true, time.Time{}))
+	p.check("claim due groups", 15*n+50, 50*n, func() {
+		claimed(p.ClaimDue(p.ctx(), groups, p.session, rand.Int64(), n, n, nil, nil, true, time.Time{}))
 	})
-	p.check("finish many groups", 10*n+50, 80*n, func() { p.complete(c) })
+	p.check("finish many groups", 10*n+50, 20*n, func() { p.complete(c) })
 
-	p.check("delete", 2*(6*n+50), 2*60*n, func() {
-		require.NoError(p.t, p.DeleteFinished(p.ctx(), &Deletion{Keep: time.Hour}, &Deletion{Keep: time.Hour}, n))
+	p.check("delete", 2*(6*n+50), 20*n, func() {
+		deleted, _, _, err := p.DeleteFinished(p.ctx(), 0, time.Hour, 0, n)
+		require.NoError(p.t, err)
+		require.NotZero(p.t, deleted)
 	})
-	p.check("collect", 6*n+50, 60*n, func() {
+	p.check("collect", 6*n+50, 10*n, func() {
 		_, _, err := p.CollectGroups(p.ctx(), "g", time.Hour, n)
 		require.NoError(p.t, err)
 	})
 	feed(p.lane, "", 0)
 	c = p.claim(1)
 	j := c.Jobs[0]
-	p.check("complete in a transaction", 20, 200, func() {
+	p.check("complete in a transaction", 20, 60, func() {
 		require.NoError(p.t, p.CompleteTx(p.ctx(), p.pool, p.session, c.Lease, c.Nonce, j.ID, "", 1, 0, nil))
 	})
-	p.check("settle", 60, 300, func() { p.finish(p.ended(c, OpSettled, 0)) })
-	p.check("result", 20, 200, func() {
+	p.check("settle", 60, 60, func() { p.finish(p.ended(c, OpSettled, 0)) })
+	p.check("result", 20, 60, func() {
 		_, _, _, err := p.Result(p.ctx(), j.ID)
 		require.NoError(p.t, err)
 	})
@@ -289,9 +295,9 @@ func TestPlansDependOnNoStatistics(t *testing.T) {
 	// a group with a hundred thousand blocked jobs, as many that are delayed, a thousand that are due, some for a name
 	r.exec(`WITH j AS (INSERT INTO bearmq.job (xid, lane, name, payload, group_key) SELECT NULL, $1, 'work', '1', 'hot' FROM generate_series(1, 100000) RETURNING *)
 		INSERT INTO bearmq.ticket (job_id, lane, name, group_key, state) SELECT id, lane, name, group_key, 'b' FROM j`, turns)
-	r.exec(`INSERT INTO bearmq.group_anchor VALUES ('hot')`)
+	r.exec(`INSERT INTO bearmq.group_anchor VALUES ('hot', 1)`)
 	r.exec(`INSERT INTO bearmq.job_group (key, ver, blocked) VALUES ('hot', 1, true)`)
-	r.exec(`INSERT INTO bearmq.group_anchor SELECT 'idle' || i FROM generate_series(1, 20000) i`)
+	r.exec(`INSERT INTO bearmq.group_anchor SELECT 'idle' || i, 1 FROM generate_series(1, 20000) i`)
 	r.exec(`INSERT INTO bearmq.job_group (key, ver) SELECT 'idle' || i, 1 FROM generate_series(1, 20000) i`)
 	r.exec(`WITH j AS (INSERT INTO bearmq.job (xid, lane, name, payload) SELECT NULL, $1, 'work', '1' FROM generate_series(1, 101000) RETURNING *)
 		INSERT INTO bearmq.ticket (job_id, lane, name, state, run_at)

@@ -214,13 +214,65 @@ func TestAfterTheServersStartEverySessionGetsItsTTL(t *testing.T) {
 	r.exec(`UPDATE bearmq.session SET expires_at = clock_timestamp() - interval '1 minute',
 		ttl = clock_timestamp() - pg_postmaster_start_time() + interval '1 hour' WHERE id = $1`, r.session)
 	assert.Empty(t, r.recoverAll())
-	_, alive, err := r.RenewSession(t.Context(), r.pool, r.session)
-	require.NoError(t, err)
-	assert.False(t, alive, "a dead session never revives")
+	assert.True(t, r.renews())
 	r.kill(r.session)
+	assert.False(t, r.renews(), "a dead session never revives")
 	assert.Len(t, r.recoverAll(), 1)
 	r.session = r.newSession()
 	r.drain()
+}
+
+func (r *rig) renews() bool {
+	r.t.Helper()
+	_, alive, err := r.RenewSession(r.ctx(), r.pool, r.session, nil)
+	require.NoError(r.t, err)
+	return alive
+}
+
+// When the clock has jumped every session has expired and is alive: until somebody declares it dead it is renewed, claims,
+// and completes jobs.
+func TestAnExpiredSessionLivesUntilItIsDeclaredDead(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	expire := func() {
+		r.exec(`UPDATE bearmq.session SET started_at = started_at - interval '2 hours', expires_at = expires_at - interval '1 hour', ttl = '1 microsecond'`)
+	}
+	list := func(latest *time.Time) []int64 {
+		t.Helper()
+		leases, _, err := r.DeadLeases(t.Context(), 10, latest)
+		require.NoError(t, err)
+		return leases
+	}
+	all := r.plain(2)
+	expire()
+	c := r.claim(1)
+	require.Equal(t, all[:1], ids(c))
+	require.NoError(t, r.CompleteTx(t.Context(), r.pool, r.session, c.Lease, c.Nonce, all[0], "", 1, 0, nil))
+	r.finish(r.ended(c, OpSettled, 0))
+	c = r.claim(1)
+	now := one[time.Time](r, `SELECT clock_timestamp()`)
+	assert.Empty(t, list(new(time.Time)), "nobody is declared dead")
+	assert.Empty(t, list(&now), "it is later than it can be")
+	assert.True(t, r.renews())
+	expire()
+	later := now.Add(time.Hour)
+	assert.Equal(t, []int64{c.Lease}, list(&later))
+	assert.False(t, r.renews())
+	assert.Equal(t, Expired, r.claim(1).Status)
+	assert.ErrorIs(t, r.CompleteTx(t.Context(), r.pool, r.session, c.Lease, c.Nonce, all[1], "", 1, 0, nil), ErrLeaseLost)
+	assert.Equal(t, []int64{c.Lease}, list(new(time.Time)), "once dead, always dead")
+	assert.Len(t, r.recoverAll(), 1)
+	r.session = r.newSession()
+	assert.Equal(t, all[1:], r.drain())
+}
+
+// When the clock has jumped back, a dead worker's session must not live for as long as it jumped.
+func TestNoSessionOutlivesItsTTLByAJumpOfTheClock(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.exec(`UPDATE bearmq.session SET expires_at = expires_at + interval '1 hour'`)
+	assert.Empty(t, r.recoverAll())
+	assert.True(t, one[bool](r, `SELECT expires_at <= clock_timestamp() + ttl FROM bearmq.session WHERE id = $1`, r.session))
 }
 
 // A session's row may be missing: deleted by hand, or by an old sweep.
@@ -246,7 +298,7 @@ func TestManyRecoverersLoseAJobOnce(t *testing.T) {
 		r.claim(3)
 	}
 	r.kill(r.session)
-	leases, _, err := r.DeadLeases(t.Context(), 100)
+	leases, _, err := r.DeadLeases(t.Context(), 100, nil)
 	require.NoError(t, err)
 	lost := make(chan []Taken)
 	for range 4 {
@@ -288,16 +340,26 @@ func TestUnlockedGroupsRefuseTheJobThatHeldThem(t *testing.T) {
 	assert.InDelta(t, 2*time.Hour, lost[0].HeldFor, float64(time.Minute))
 	assert.EqualValues(t, 1, one[int16](r, `SELECT losses FROM bearmq.ticket WHERE job_id = $1`, all[0]))
 
-	revoked, alive, err := r.RenewSession(t.Context(), r.pool, r.session)
+	revoked, alive, err := r.RenewSession(t.Context(), r.pool, r.session, nil)
 	require.NoError(t, err)
 	assert.True(t, alive)
 	assert.ElementsMatch(t, all[:2], revoked)
-	revoked, _, err = r.RenewSession(t.Context(), r.pool, r.session)
+	revoked, _, err = r.RenewSession(t.Context(), r.pool, r.session, nil)
 	require.NoError(t, err)
-	assert.Empty(t, revoked, "told once")
+	assert.ElementsMatch(t, all[:2], revoked, "the answer may have been lost")
+	r.exec(`UPDATE bearmq.session SET revoked = revoked || $2::bigint WHERE id = $1`, r.session, all[0])
+	left, _, err := r.RenewSession(t.Context(), r.pool, r.session, revoked)
+	require.NoError(t, err)
+	assert.Equal(t, all[:1], left, "what it has been told is not repeated")
+	again, _, err := r.RenewSession(t.Context(), r.pool, r.session, revoked)
+	require.NoError(t, err)
+	assert.Equal(t, all[:1], again, "its answer was lost too")
+	revoked, _, err = r.RenewSession(t.Context(), r.pool, r.session, left)
+	require.NoError(t, err)
+	assert.Empty(t, revoked)
 
-	again := r.claim(10)
-	assert.Equal(t, all[:2], ids(again), "it runs elsewhere")
+	elsewhere := r.claim(10)
+	assert.Equal(t, all[:2], ids(elsewhere), "it runs elsewhere")
 	tx := r.begin()
 	assert.ErrorIs(t, r.CompleteTx(t.Context(), tx, r.session, c.Lease, c.Nonce, all[0], "hung", 1, 0, nil), ErrLeaseLost)
 	require.NoError(t, tx.Rollback(t.Context()))
@@ -315,7 +377,7 @@ func TestUnlockedGroupsRefuseTheJobThatHeldThem(t *testing.T) {
 		assert.Equal(t, "running", r.state(all[0]))
 		assert.Equal(t, "completed", r.state(all[3]), "others are not refused")
 	}
-	r.complete(again)
+	r.complete(elsewhere)
 }
 
 // What counts is how long one job has held the group: since the one before it in its mailbox was finished.
@@ -381,7 +443,7 @@ func TestSweepKeepsWhatIsStillNeeded(t *testing.T) {
 		require.NoError(t, r.Sleep(t.Context(), id, nil))
 	}
 	r.kill(dead)
-	r.exec(`UPDATE bearmq.session SET expires_at = clock_timestamp() - interval '2 hours' WHERE id = $1`, gone)
+	r.exec(`UPDATE bearmq.session SET expires_at = clock_timestamp() - interval '2 hours', dead = true WHERE id = $1`, gone)
 	require.NoError(t, r.Sweep(t.Context()))
 	assert.EqualValues(t, 5, one[int64](r, `SELECT count(*) FROM bearmq.log_interval`), "a lease's interval stays with it")
 	assert.Equal(t, []uuid.UUID{r.session}, all[uuid.UUID](r, `SELECT session_id FROM bearmq.sleeper`))
@@ -411,32 +473,79 @@ func TestRetentionDeletesAJobWithAllThatItLeft(t *testing.T) {
 	running := r.claim(10)
 	r.exec(`UPDATE bearmq.outcome SET finished_at = finished_at - interval '2 hours' WHERE job_id IN ($1, $2)`, all[0], all[1])
 
-	completed, failed := Deletion{Keep: time.Hour}, Deletion{Keep: 3 * time.Hour}
-	deleteSome := func() {
+	keep, keepFailed := time.Hour, 3*time.Hour
+	deletes := func(after int64, n int) (deleted, reached int64, more bool) {
 		t.Helper()
-		require.NoError(t, r.DeleteFinished(t.Context(), &completed, &failed, 10))
+		deleted, reached, more, err := r.DeleteFinished(t.Context(), keep, keepFailed, after, n)
+		require.NoError(t, err)
+		return deleted, reached, more
 	}
-	deleteSome()
-	assert.EqualValues(t, 1, completed.Deleted)
-	assert.Zero(t, failed.Deleted, "it is kept longer")
-	assert.False(t, completed.From.IsZero())
-	assert.True(t, failed.From.IsZero())
+	deleted, reached, more := deletes(0, 10)
+	assert.EqualValues(t, 1, deleted)
+	assert.Equal(t, all[1]-1, reached, "the failed one is kept longer, and looked at again")
+	assert.False(t, more)
 	assert.Equal(t, all[1:], allIDs(r))
-	failed.Keep = time.Hour
-	deleteSome()
-	assert.Zero(t, completed.Deleted)
-	assert.EqualValues(t, 1, failed.Deleted)
+	keepFailed = time.Hour
+	deleted, reached, _ = deletes(all[1], 10)
+	assert.Zero(t, deleted, "it stands before the place to go on from")
+	assert.Equal(t, all[2]-1, reached)
+	deleted, _, _ = deletes(0, 10)
+	assert.EqualValues(t, 1, deleted)
 	assert.Equal(t, all[2:], allIDs(r), "one has finished just now, one runs")
-	assert.EqualValues(t, 1, one[int64](r, `SELECT count(*) FROM bearmq.attempt_error`))
-	completed.Keep = 0
-	deleteSome()
-	assert.EqualValues(t, 1, completed.Deleted)
-	reached := completed.From
-	deleteSome()
-	assert.Zero(t, completed.Deleted)
-	assert.Equal(t, reached, completed.From)
+	assert.EqualValues(t, 1, one[int64](r, `SELECT count(*) FROM bearmq.attempt_error`), "that of the first attempt of what has finished")
+	keep = 0
+	deleted, reached, _ = deletes(0, 10)
+	assert.EqualValues(t, 1, deleted)
+	assert.Equal(t, all[2], reached)
+	deleted, reached, _ = deletes(reached, 10)
+	assert.Zero(t, deleted)
+	assert.Equal(t, all[2], reached)
 	assert.Zero(t, one[int64](r, `SELECT count(*) FROM bearmq.attempt_error`))
 	r.complete(running)
+}
+
+func TestRetentionStopsWhereJobsAreTooYoung(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	all := r.enqueue("", "", "", "", "", "")
+	r.complete(r.claim(10))
+	r.exec(`UPDATE bearmq.job SET created_at = created_at - interval '2 hours' WHERE id <= $1`, all[3])
+	r.exec(`UPDATE bearmq.outcome SET finished_at = finished_at - interval '2 hours' WHERE job_id <= $1 AND job_id <> $2`, all[3], all[1])
+	steps := []struct {
+		deleted, reached int64
+		more             bool
+	}{
+		{1, all[1], true}, // goes past the one that finished late
+		{2, all[3], true},
+		{0, all[3], false}, // these cannot be over
+	}
+	var reached int64
+	for i, want := range steps {
+		deleted, to, more, err := r.DeleteFinished(t.Context(), time.Hour, 3*time.Hour, reached, 2)
+		require.NoError(t, err)
+		assert.Equal(t, want.deleted, deleted, i)
+		assert.Equal(t, want.reached, to, i)
+		assert.Equal(t, want.more, more, i)
+		reached = to
+	}
+	assert.Equal(t, []int64{all[1], all[4], all[5]}, allIDs(r))
+}
+
+func TestRetentionIsOneAtATime(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.enqueue("", "")
+	r.complete(r.claim(10))
+	tx := r.begin()
+	_, err := tx.Exec(t.Context(), r.text("delete_finished"), time.Duration(0), time.Duration(0), 0, 1)
+	require.NoError(t, err)
+	deleted, reached, more, err := r.DeleteFinished(t.Context(), 0, 0, 0, 10)
+	require.NoError(t, err)
+	assert.Zero(t, deleted)
+	assert.Zero(t, reached)
+	assert.False(t, more)
+	require.NoError(t, tx.Commit(t.Context()))
+	assert.EqualValues(t, 1, r.deleteFinished(0))
 }
 
 func allIDs(r *rig) []int64 {

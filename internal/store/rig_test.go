@@ -37,6 +37,18 @@ func newRig(t testing.TB) *rig {
 	return rigOn(t, pgtest.DB(t), pgtest.Schema(t))
 }
 
+// single is a pool of one connection.
+func single(t testing.TB) *pgxpool.Pool {
+	t.Helper()
+	config, err := pgxpool.ParseConfig(pgtest.URL(t))
+	require.NoError(t, err)
+	config.MaxConns = 1
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	return pool
+}
+
 func rigOn(t testing.TB, pool *pgxpool.Pool, schema string) *rig {
 	t.Helper()
 	s, err := New(pool, schema)
@@ -108,7 +120,7 @@ func (r *rig) newSession() uuid.UUID {
 // kill makes a session a dead one, as time would.
 func (r *rig) kill(session uuid.UUID) {
 	r.t.Helper()
-	require.EqualValues(r.t, 1, r.exec(`UPDATE bearmq.session SET expires_at = clock_timestamp() - interval '1 second', ttl = '0' WHERE id = $1`, session))
+	require.EqualValues(r.t, 1, r.exec(`UPDATE bearmq.session SET expires_at = clock_timestamp() - interval '1 second', ttl = '0', dead = true WHERE id = $1`, session))
 }
 
 // job is a job of the rig's lane; groups makes one of each group.
@@ -155,7 +167,7 @@ func (r *rig) claim(n int) *Claim { r.t.Helper(); return r.claimAs(r.session, r.
 // due takes up to n due tickets.
 func (r *rig) due(n int) *Claim {
 	r.t.Helper()
-	c, err := r.ClaimDue(r.ctx(), r.lane, r.session, rand.Int64(), n, 100, []string{"work"}, true, time.Time{})
+	c, err := r.ClaimDue(r.ctx(), r.lane, r.session, rand.Int64(), n, 100, []string{"work"}, nil, true, time.Time{})
 	require.NoError(r.t, err)
 	return c
 }
@@ -226,7 +238,7 @@ func (r *rig) drain(lanes ...int32) []int64 {
 	list := []int64{}
 	for empty := 0; empty < 2*len(lanes); {
 		for _, lane := range lanes {
-			due, err := r.ClaimDue(r.ctx(), lane, r.session, rand.Int64(), 50, 10, []string{"work"}, true, time.Time{})
+			due, err := r.ClaimDue(r.ctx(), lane, r.session, rand.Int64(), 50, 10, []string{"work"}, nil, true, time.Time{})
 			require.NoError(r.t, err)
 			for _, c := range []*Claim{r.claimAs(r.session, lane, 50, 10), due} {
 				switch c.Status {
@@ -248,7 +260,7 @@ func (r *rig) drain(lanes ...int32) []int64 {
 // recoverAll is a sweep: it recovers every lease of a dead session.
 func (r *rig) recoverAll() (lost []Taken) {
 	r.t.Helper()
-	leases, _, err := r.DeadLeases(r.ctx(), 1000)
+	leases, _, err := r.DeadLeases(r.ctx(), 1000, nil)
 	require.NoError(r.t, err)
 	for _, id := range leases {
 		l, err := r.Recover(r.ctx(), id, 3)
@@ -289,15 +301,15 @@ var invariants = []struct{ what, sql string }{
 	{"a group has one row", `SELECT key FROM bearmq.job_group GROUP BY key HAVING count(*) > 1`},
 	{"a group has its anchor", `SELECT key FROM bearmq.job_group g WHERE NOT EXISTS (SELECT FROM bearmq.group_anchor a WHERE a.key = g.key)`},
 	{"a group is held by a lease that is not finished", `
-		SELECT g::text FROM bearmq.job_group g WHERE g.lease_id IS NOT NULL AND NOT EXISTS (SELECT FROM bearmq.lease l WHERE l.id = g.lease_id AND NOT l.finished)`},
+		SELECT g::text FROM state g WHERE g.lease_id IS NOT NULL AND NOT EXISTS (SELECT FROM bearmq.lease l WHERE l.id = g.lease_id AND NOT l.finished)`},
 	{"a group is held by a job that waits", `
-		SELECT g::text FROM bearmq.job_group g WHERE g.holder_job IS NOT NULL AND NOT EXISTS (
+		SELECT g::text FROM state g WHERE g.holder_job IS NOT NULL AND NOT EXISTS (
 			SELECT FROM bearmq.ticket t WHERE t.job_id = g.holder_job AND t.state IN ('d', 'n') AND t.group_key = g.key)`},
 	{"a blocked ticket lies behind what its group handed out, and the group knows", `
-		SELECT t::text FROM bearmq.ticket t LEFT JOIN bearmq.job_group g ON g.key = t.group_key
+		SELECT t::text FROM bearmq.ticket t LEFT JOIN state g ON g.key = t.group_key
 		WHERE t.state = 'b' AND (g.blocked AND (t.xid, t.job_id) > (g.through_xid, g.through_id)) IS NOT TRUE`},
 	{"a free group with blocked jobs has a turn", `
-		SELECT g::text FROM bearmq.job_group g WHERE g.blocked AND g.lease_id IS NULL AND g.holder_job IS NULL
+		SELECT g::text FROM state g WHERE g.blocked AND g.lease_id IS NULL AND g.holder_job IS NULL
 			AND EXISTS (SELECT FROM bearmq.ticket t WHERE t.group_key = g.key AND t.state = 'b')
 			AND NOT EXISTS (SELECT FROM bearmq.job j WHERE j.name IS NULL AND j.group_key = g.key)`},
 	{"a turn lies before its lane's cursor", `
@@ -319,6 +331,6 @@ var invariants = []struct{ what, sql string }{
 func (r *rig) checkInvariants() {
 	r.t.Helper()
 	for _, v := range invariants {
-		assert.Empty(r.t, all[string](r, v.sql), v.what)
+		assert.Empty(r.t, all[string](r, `WITH state AS (SELECT a.key, s.* FROM bearmq.group_anchor a, bearmq.group_state_v1(a.key) s) `+v.sql), v.what)
 	}
 }

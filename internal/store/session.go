@@ -5,19 +5,29 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 )
 
-// BeginSession starts the life of a session.
+// BeginSession starts the life of a session, in a database that was not restored meanwhile below a running worker.
 func (s *Store) BeginSession(ctx context.Context, db DB, id uuid.UUID, ttl time.Duration, host string, pid int, channels []string) error {
+	if err := s.checkCluster(ctx, db); err != nil {
+		return err
+	}
 	_, err := db.Exec(ctx, s.text("begin_session"), id, ttl, host, int32(pid), channels)
 	return wrap("begin_session", err)
 }
 
-// RenewSession lets a session live for another TTL and returns the jobs taken away from it. alive is false where it is
-// dead: it never revives.
-func (s *Store) RenewSession(ctx context.Context, db DB, id uuid.UUID) (revoked []int64, alive bool, err error) {
+// RenewSession lets a session live for another TTL and returns the jobs taken away from it, again and again until told has
+// them. alive is false where it is dead: it never revives.
+func (s *Store) RenewSession(ctx context.Context, db DB, id uuid.UUID, told []int64) (revoked []int64, alive bool, err error) {
 	var r *[]int64
-	if err := db.QueryRow(ctx, s.text("renew_session"), id).Scan(&r); err != nil {
+	renew := func(db DB) error { return db.QueryRow(ctx, s.text("renew_session"), id, told).Scan(&r) }
+	if conn, own := db.(*pgx.Conn); own && s.isolate.Load() {
+		err = pgx.BeginTxFunc(ctx, conn, readCommitted, func(tx pgx.Tx) error { return renew(tx) })
+	} else {
+		err = renew(db)
+	}
+	if err != nil {
 		return nil, false, wrap("renew_session", err)
 	}
 	if r == nil {
@@ -40,4 +50,9 @@ func (s *Store) Sleep(ctx context.Context, id uuid.UUID, channels []string) erro
 // Wake says that the session no longer waits to be notified.
 func (s *Store) Wake(ctx context.Context, id uuid.UUID) error {
 	return s.call(ctx, "wake", nil, id)
+}
+
+// Probe notifies all listeners of a word, on a connection of the pool.
+func (s *Store) Probe(ctx context.Context, word string) error {
+	return s.call(ctx, "probe", nil, word)
 }

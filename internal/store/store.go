@@ -145,8 +145,12 @@ func (s *Store) call(ctx context.Context, query string, scan func(pgx.Rows) erro
 	return wrap(query, err)
 }
 
+// readCommitted begins a transaction of one call. It ends by itself where the process is frozen or cut off in the middle: it
+// may hold a lane, or keep dead sessions from being declared so.
+var readCommitted = pgx.TxOptions{BeginQuery: "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL idle_in_transaction_session_timeout = '10s'"}
+
 func (s *Store) callIsolated(ctx context.Context, query string, scan func(pgx.Rows) error, args ...any) error {
-	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+	err := pgx.BeginTxFunc(ctx, s.pool, readCommitted, func(tx pgx.Tx) error {
 		return s.read(ctx, tx, query, scan, args...)
 	})
 	return wrap(query, err)

@@ -22,7 +22,7 @@ func TestATurnHandsOutWhatWasBlockedWhileItWaited(t *testing.T) {
 	r.finish(f) // g is free and has its turn in the log
 	first := r.enqueue("a0")
 
-	r.exec(`INSERT INTO bearmq.group_anchor (key) VALUES ('a0')`)
+	r.exec(`INSERT INTO bearmq.group_anchor (key, ver) VALUES ('a0', 1)`)
 	tx := r.begin()
 	_, err := tx.Exec(r.ctx(), r.sql(`SELECT 1 FROM bearmq.group_anchor WHERE key = 'a0' FOR UPDATE`))
 	require.NoError(t, err)

@@ -9,25 +9,28 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"os"
+	"os/signal"
 	"path/filepath"
-	"strings"
-	"sync/atomic"
+	"runtime"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/bearmq/bearmq"
+	"github.com/bearmq/bearmq/internal/history"
 )
 
 // A role is what a child process is told to be, in its environment.
 type role struct {
 	Config
+	Database     string // the connection string
 	Process      string
 	Number       int64
 	Orchestrator bool
+	Calm         int64 // from this time on no handler ends its process
 }
 
 const roleVariable = "BEARMQ_STRESS_ROLE"
@@ -52,14 +55,16 @@ func Child() (is bool, code int) {
 	return true, 0
 }
 
+// run works until it is told to stop, by SIGTERM or by the end of its standard
+// input, which the coordinator holds until it wants no more, or is dead.
 func (r role) run() error {
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	go func() { // the coordinator holds the other end until it wants no more, or is dead
+	go func() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		stop()
 	}()
-	history, err := openJournal(r.Dir, r.Process)
+	journal, err := history.Open(r.Dir, r.Process)
 	if err != nil {
 		return err
 	}
@@ -67,7 +72,9 @@ func (r role) run() error {
 	if err != nil {
 		return err
 	}
-	pool, err := connect(ctx, r.Config, r.Process, 8)
+	goroutines := runtime.NumGoroutine()
+	v := &vitals{}
+	pool, err := connect(ctx, r.Database, r.application(r.Process), 8, v)
 	if err != nil {
 		return err
 	}
@@ -78,102 +85,85 @@ func (r role) run() error {
 	if err != nil {
 		return err
 	}
-	if r.Orchestrator {
-		return bearmq.NewOrchestrator(mq, bearmq.OrchestratorOptions{RecoverPoll: 500 * time.Millisecond, CleanPoll: time.Second}).Run(ctx)
-	}
-	h := &hands{role: r, pool: pool, history: history}
 	mq.AddEventHandler(func(e bearmq.Event) {
-		if done, is := e.(bearmq.JobSucceeded); is {
-			history.add(Record{Step: Succeeded, Job: int64(done.JobID)})
+		switch e := e.(type) {
+		case bearmq.JobSucceeded:
+			journal.Add(history.Record{Step: history.Succeeded, Job: int64(e.JobID)})
+		case bearmq.JobExpired:
+			journal.Add(history.Record{Step: history.Expired, Job: int64(e.JobID)})
 		}
 	})
-	if err := mq.Register(release.Handle(h.handle), strict.Handle(h.handle)); err != nil {
+	daemon, err := r.daemon(mq, &hands{role: r, pool: pool, journal: journal, vitals: v})
+	if err != nil {
 		return err
 	}
-	return bearmq.NewWorker(mq, bearmq.WorkerOptions{Concurrency: 30, PollInterval: time.Second, StopGrace: 5 * time.Second}).Run(ctx)
+	told := v.tell(filepath.Join(r.Dir, r.Process+vitalsSuffix), r.Sample)
+	err = daemon.Run(ctx)
+	err = errors.Join(err, told())
+	if stuck := new(bearmq.StopError); errors.As(err, &stuck) {
+		// Handlers that take no notice, and outlast the grace: they end with the process.
+		return nil
+	}
+	pool.Close()
+	return errors.Join(err, leftover(goroutines))
 }
 
-// connect opens a pool whose connections the coordinator can find.
-func connect(ctx context.Context, c Config, process string, size int32) (*pgxpool.Pool, error) {
-	config, err := pgxpool.ParseConfig(c.URL)
+func (r role) daemon(mq *bearmq.Context, h *hands) (bearmq.Daemon, error) {
+	if r.Orchestrator {
+		if r.Load.Repeat {
+			if err := mq.Register(repeat.RepeatWith(bearmq.Every(time.Second), slot)); err != nil {
+				return nil, err
+			}
+		}
+		return bearmq.NewOrchestrator(mq, bearmq.OrchestratorOptions{SchedulePoll: r.Poll, RecoverPoll: r.Sweep, CleanPoll: time.Second}), nil
+	}
+	if err := mq.Register(release.Handle(h.handle), strict.Handle(h.handle), repeat.Handle(h.handle)); err != nil {
+		return nil, err
+	}
+	return bearmq.NewWorker(mq, bearmq.WorkerOptions{Concurrency: 30, PollInterval: r.Poll, StopGrace: r.Grace}), nil
+}
+
+// leftover is an error where more goroutines than before still run a while
+// after everything was stopped.
+func leftover(before int) error {
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		n := runtime.NumGoroutine()
+		if n <= before {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			stacks := make([]byte, 1<<20)
+			return fmt.Errorf("%d goroutines are left, before it were %d:\n%s", n, before, stacks[:runtime.Stack(stacks, true)])
+		}
+		wait(context.Background(), 10*time.Millisecond)
+	}
+}
+
+// connect opens a pool whose connections the coordinator can find. Those that
+// nobody needs are closed soon, so that their number follows from the work. The
+// tracer may be nil.
+func connect(ctx context.Context, url, application string, size int32, tracer pgx.QueryTracer) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, err
 	}
-	config.MaxConns = size
-	config.ConnConfig.RuntimeParams["application_name"] = c.application(process)
+	config.MaxConns, config.ConnConfig.Tracer = size, tracer
+	config.MaxConnIdleTime, config.HealthCheckPeriod = 15*time.Second, 5*time.Second
+	config.ConnConfig.RuntimeParams["application_name"] = application
 	return pgxpool.NewWithConfig(ctx, config)
 }
 
-// hands run jobs.
-type hands struct {
-	role
-	pool    *pgxpool.Pool
-	history *journal
-	runs    atomic.Int64
+// wait returns false where ctx ends first.
+func wait(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
 }
-
-func (h *hands) handle(ctx context.Context, job *bearmq.Job[work]) (int64, error) {
-	run := h.Number<<32 | h.runs.Add(1)
-	r := Record{Step: Start, Seq: job.Payload.Seq, Job: int64(job.ID), N: run, Token: job.FenceToken(), Attempt: job.Attempt,
-		Channel: job.Channel, Group: job.Group}
-	h.history.add(r)
-	note, err := h.work(ctx, job, run)
-	r.Step, r.Note = End, note
-	h.history.add(r)
-	return run, err
-}
-
-// work does what a job is for: it takes its time, and ends in one of many ways.
-func (h *hands) work(ctx context.Context, job *bearmq.Job[work], run int64) (note string, err error) {
-	if w := job.Payload; w.Micros > 0 {
-		waiting := ctx
-		if w.Deaf {
-			waiting = context.WithoutCancel(ctx)
-		}
-		if !wait(waiting, time.Duration(w.Micros)*time.Microsecond) {
-			if errors.Is(context.Cause(ctx), bearmq.ErrLeaseLost) {
-				return leaseLost, ctx.Err()
-			}
-			return shutdown, ctx.Err()
-		}
-	}
-	switch chance := rand.Float64(); {
-	case chance < h.Load.Fail/50:
-		return permanent, bearmq.Permanent(errOnPurpose)
-	case chance < h.Load.Fail:
-		return failed, errOnPurpose
-	case chance < h.Load.Fail+h.Load.Snooze:
-		return snoozed, bearmq.Snooze(time.Duration(rand.IntN(50)) * time.Millisecond)
-	case job.Payload.Complete:
-		return h.complete(ctx, job, run)
-	}
-	return ok, nil
-}
-
-// complete finishes a job together with its effect. One in ten is rolled back,
-// which makes the attempt a failed one.
-func (h *hands) complete(ctx context.Context, job *bearmq.Job[work], run int64) (note string, err error) {
-	tx, err := h.pool.Begin(ctx)
-	if err != nil {
-		return failed, err
-	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
-	if _, err := tx.Exec(ctx, "INSERT INTO "+table(h.Schema, "stress_effect")+" VALUES ($1, $2)", job.Payload.Seq, run); err != nil {
-		return failed, err
-	}
-	if err := job.CompleteTx(ctx, tx); err != nil {
-		return failed, err
-	}
-	if rand.IntN(10) == 0 {
-		return failed, tx.Rollback(ctx)
-	}
-	if err := tx.Commit(ctx); err != nil {
-		return unsure, err
-	}
-	return ok, nil
-}
-
-func table(schema, name string) string { return pgx.Identifier{schema, name}.Sanitize() }
-
-// clean makes an error fit into a field of a record.
-func clean(err error) string { return strings.NewReplacer("\t", " ", "\n", " ").Replace(err.Error()) }

@@ -127,7 +127,7 @@ func due(t *testing.T, s *store.Store, channel string, session uuid.UUID, nonce 
 	t.Helper()
 	lane, err := s.Lane(t.Context(), channel, 0)
 	require.NoError(t, err)
-	c, err := s.ClaimDue(t.Context(), lane, session, nonce, 10, 10, []string{"j"}, true, time.Time{})
+	c, err := s.ClaimDue(t.Context(), lane, session, nonce, 10, 10, []string{"j"}, nil, true, time.Time{})
 	require.NoError(t, err)
 	return c
 }
@@ -135,9 +135,9 @@ func due(t *testing.T, s *store.Store, channel string, session uuid.UUID, nonce 
 // recoverAll lets a session die, and its leases be recovered.
 func recoverAll(t *testing.T, s *store.Store, pool *pgxpool.Pool, dead uuid.UUID) {
 	t.Helper()
-	_, err := pool.Exec(t.Context(), "UPDATE "+table(s.Schema(), "session")+" SET ttl = '0', expires_at = started_at WHERE id = $1", dead)
+	_, err := pool.Exec(t.Context(), "UPDATE "+table(s.Schema(), "session")+" SET ttl = '0', expires_at = started_at, dead = true WHERE id = $1", dead)
 	require.NoError(t, err)
-	leases, _, err := s.DeadLeases(t.Context(), 10)
+	leases, _, err := s.DeadLeases(t.Context(), 10, nil)
 	require.NoError(t, err)
 	for _, lease := range leases {
 		_, err := s.Recover(t.Context(), lease, 3)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/bearmq/bearmq"
 	"github.com/bearmq/bearmq/internal/pgtest"
+	"github.com/bearmq/bearmq/internal/proxy"
 )
 
 // TestStress is the attack at its full size. BEARMQ_STRESS_JOBS makes it
@@ -36,7 +37,8 @@ func TestStressCrowded(t *testing.T) {
 	c := crowded()
 	c.Jobs, c.Over, c.TTL, c.Quiet = 6000, 10*time.Second, time.Second, time.Minute
 	c.Load.Task, c.Load.Snooze, c.Load.Complete = 100*time.Millisecond, 0.02, 0.1
-	c.Faults = Faults{Kill: 600 * time.Millisecond, Stop: 3 * time.Second, Asleep: 0.2, Pause: 3 * time.Second, Cut: 300 * time.Millisecond, Orchestrator: 3 * time.Second}
+	c.Faults = Faults{Kill: 600 * time.Millisecond, Stop: 3 * time.Second, Asleep: 0.2, Pause: 3 * time.Second, Terminate: 300 * time.Millisecond,
+		Orchestrator: 3 * time.Second, CutReply: time.Second}
 	survives(t, c)
 }
 
@@ -64,6 +66,10 @@ func configured(t *testing.T, c Config) (Config, *pgxpool.Pool) {
 	t.Logf("seed %d", c.Seed)
 	pool := pgtest.DB(t)
 	c.URL, c.Schema, c.Dir = pgtest.URL(t), pgtest.Schema(t), t.TempDir()
+	var err error
+	c.Proxy, c.Via, err = proxy.For(c.URL)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Proxy.Close()) })
 	mq, err := bearmq.New(pool, c.options())
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

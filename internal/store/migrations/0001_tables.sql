@@ -98,7 +98,6 @@ CREATE TABLE bearmq.outcome (
   error       text
 );
 COMMENT ON TABLE bearmq.outcome IS 'the one end of a job: c completed, f failed, x cancelled; claim is the claim that ended it';
-CREATE INDEX outcome_finished ON bearmq.outcome ((state = 'f'), finished_at);
 
 CREATE TABLE bearmq.attempt_error (
   job_id    bigint NOT NULL,
@@ -113,6 +112,7 @@ COMMENT ON TABLE bearmq.attempt_error IS 'one failed attempt';
 CREATE TABLE bearmq.session (
   id         uuid PRIMARY KEY,
   expires_at timestamptz NOT NULL,
+  dead       boolean NOT NULL DEFAULT false,
   started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   ttl        interval NOT NULL,
   pid        integer NOT NULL,
@@ -121,7 +121,7 @@ CREATE TABLE bearmq.session (
   revoked    bigint[] NOT NULL DEFAULT '{}',
   returned   bigint[] NOT NULL DEFAULT '{}'
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE bearmq.session IS 'a live worker; revoked are the jobs taken away from it, which its next renewal tells it; returned are claims that it gave back before they had been made';
+COMMENT ON TABLE bearmq.session IS 'a worker, which lives until somebody who saw it expired declares it dead: from then on it cannot be renewed, and its leases are recovered; revoked are the jobs taken away from it, which its next renewal tells it; returned are claims that it gave back before they had been made';
 
 CREATE TABLE bearmq.sleeper (
   session_id uuid PRIMARY KEY,
@@ -130,9 +130,11 @@ CREATE TABLE bearmq.sleeper (
 COMMENT ON TABLE bearmq.sleeper IS 'the sessions that sleep until they are notified; nobody is notified while it has no row';
 
 CREATE TABLE bearmq.group_anchor (
-  key text COLLATE "C" PRIMARY KEY
-);
-COMMENT ON TABLE bearmq.group_anchor IS 'the mutex of a group: a row that is locked and never changed';
+  key      text COLLATE "C" PRIMARY KEY,
+  ver      bigint NOT NULL,
+  lease_id bigint
+) WITH (fillfactor = 50);
+COMMENT ON TABLE bearmq.group_anchor IS 'the mutex of a group, which is locked; and its state as long as it has no other: taken by the lease that made it, then free';
 
 CREATE TABLE bearmq.job_group (
   key         text COLLATE "C" NOT NULL,
@@ -145,7 +147,7 @@ CREATE TABLE bearmq.job_group (
   PRIMARY KEY (key, ver),
   CONSTRAINT job_group_one_holder CHECK (lease_id IS NULL OR holder_job IS NULL)
 );
-COMMENT ON TABLE bearmq.job_group IS 'the state of a group that is or was busy, read newest version first under the lock of its anchor; ver is also the fencing token; every blocked ticket of the group lies behind (through_xid, through_id)';
+COMMENT ON TABLE bearmq.job_group IS 'the state of a group that has been taken twice or has blocked jobs, read newest version first under the lock of its anchor; ver is also the fencing token; every blocked ticket of the group lies behind (through_xid, through_id)';
 
 CREATE TABLE bearmq.job_definition (
   name        text COLLATE "C" PRIMARY KEY,
@@ -155,10 +157,12 @@ CREATE TABLE bearmq.job_definition (
 );
 
 CREATE TABLE bearmq.schedule (
-  name    text COLLATE "C" NOT NULL,
-  spec    text COLLATE "C" NOT NULL,
-  next_at timestamptz NOT NULL,
-  last_at timestamptz,
-  PRIMARY KEY (name, spec)
+  name     text COLLATE "C" PRIMARY KEY,
+  spec     text COLLATE "C" NOT NULL,
+  deployed text COLLATE "C",
+  next_at  timestamptz NOT NULL,
+  last_at  timestamptz,
+  paused   boolean NOT NULL DEFAULT false,
+  removed  boolean NOT NULL DEFAULT false
 );
-COMMENT ON TABLE bearmq.schedule IS 'a repeating job: its next tick';
+COMMENT ON TABLE bearmq.schedule IS 'a repeating job: its next tick; deployed is what the code of the definition says, spec what holds, which may have been changed since; removed: the code may still have it, but it makes no jobs';

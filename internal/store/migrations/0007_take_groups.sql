@@ -4,6 +4,7 @@
 -- brought come from blocked tickets, which it has claimed.
 -- A group is taken by a row of the log, or by a due ticket, when it is free and has nobody blocked before; by the ticket
 -- that holds it; and by a turn, which takes up to p_each blocked jobs of the lane in order: a mailbox.
+-- A group that is new is taken by the row of its anchor, which costs half.
 -- A job that runs alone never rides in a mailbox: at a turn it becomes a due ticket that holds its group.
 -- Index: group_anchor's and job_group's keys, ticket_blocked, ticket's key. Locks: anchors in key order, waiting.
 CREATE FUNCTION bearmq.take_groups_v1(p_lane integer, p_lease bigint, p_each integer, p_tickets boolean,
@@ -14,44 +15,54 @@ SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_ha
 SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s' AS $body$
 #variable_conflict use_column
 DECLARE
+  v_now   bigint := (extract(epoch FROM clock_timestamp()) * 1e6)::bigint;
   v_token bigint;
   v_turns text[];
   v_run   bigint[];
   -- the jobs to block
   b_ids bigint[]; b_xids xid8[]; b_keys text[]; b_names text[];
-  -- the groups to write: n new ones, t taken ones
+  -- the groups to write: m made here, n that have an anchor only, t the others; e made here for nothing
+  m_keys text[];
+  e_keys text[];
   n_keys text[];
   t_rows tid[];
   v_lanes integer[];
 BEGIN
-  INSERT INTO bearmq.group_anchor AS a (key) SELECT DISTINCT k FROM unnest(p_keys) k ORDER BY k
+  INSERT INTO bearmq.group_anchor AS a (key, ver, lease_id) SELECT DISTINCT k, v_now, p_lease FROM unnest(p_keys) k ORDER BY k
     ON CONFLICT (key) DO UPDATE SET key = excluded.key WHERE false;
 
   -- In a statement of its own, so that it sees what the lock waited for. Of the rows of one group, first marks the one
   -- that stands for the group in what is written.
-  SELECT greatest((extract(epoch FROM clock_timestamp()) * 1e6)::bigint, coalesce(max(ver), 0) + 1),
+  SELECT greatest(v_now, coalesce(max(ver) FILTER (WHERE NOT made), 0) + 1),
     array_agg(r.key) FILTER (WHERE first AND turn AND free AND blocked),
     array_agg(r.id ORDER BY ord) FILTER (WHERE run),
     array_agg(r.id ORDER BY ord) FILTER (WHERE NOT run AND name IS NOT NULL),
     array_agg(r.xid ORDER BY ord) FILTER (WHERE NOT run AND name IS NOT NULL),
     array_agg(r.key ORDER BY ord) FILTER (WHERE NOT run AND name IS NOT NULL),
     array_agg(r.name ORDER BY ord) FILTER (WHERE NOT run AND name IS NOT NULL),
-    array_agg(r.key) FILTER (WHERE first AND ver IS NULL AND runs > 0),
-    array_agg(r.place) FILTER (WHERE first AND ver IS NOT NULL AND runs > 0)
-  INTO v_token, v_turns, v_run, b_ids, b_xids, b_keys, b_names, n_keys, t_rows
+    array_agg(r.key) FILTER (WHERE first AND made AND runs > 0),
+    array_agg(r.key) FILTER (WHERE first AND made AND runs = 0),
+    array_agg(r.key) FILTER (WHERE first AND place IS NULL AND NOT made AND runs > 0),
+    array_agg(r.place) FILTER (WHERE first AND place IS NOT NULL AND runs > 0)
+  INTO v_token, v_turns, v_run, b_ids, b_xids, b_keys, b_names, m_keys, e_keys, n_keys, t_rows
   FROM (
     SELECT r.*, count(*) FILTER (WHERE run) OVER (PARTITION BY r.key) AS runs
     FROM (
-      SELECT u.ord, u.id, u.xid, u.key, u.name, g.ver, g.place, g.free, g.blocked,
+      SELECT u.ord, u.id, u.xid, u.key, u.name, g.ver, g.place, g.made, g.free, g.blocked,
         row_number() OVER p = 1 AS first, bool_or(u.name IS NULL) OVER a AS turn,
         u.name IS NOT NULL AND CASE WHEN g.holder_job IS NOT NULL THEN g.holder_job = u.id
           WHEN g.free AND NOT g.blocked THEN count(u.name) OVER p <= p_each ELSE false END AS run
       FROM unnest(p_ids, p_xids, p_keys, p_names) WITH ORDINALITY u(id, xid, key, name, ord),
-        LATERAL (SELECT max(g.ver) AS ver, (array_agg(g.place))[1] AS place, coalesce(bool_and(g.lease_id IS NULL AND g.holder_job IS NULL), true) AS free,
-                   coalesce(bool_and(g.blocked), false) AS blocked, max(g.holder_job) AS holder_job
-                 FROM (SELECT g.*, g.ctid AS place FROM bearmq.job_group g WHERE g.key = u.key ORDER BY g.ver DESC LIMIT 1) g) g
+        LATERAL (SELECT g.*, coalesce(g.lease_id = p_lease, false) AS made, coalesce(g.lease_id = p_lease, g.holder_job IS NULL) AS free
+                 FROM bearmq.group_state_v1(u.key) g) g
       WINDOW a AS (PARTITION BY u.key), p AS (PARTITION BY u.key ORDER BY u.ord)) r) r;
 
+  IF v_token > v_now AND m_keys IS NOT NULL THEN  -- tokens rise, although the clock has gone back
+    UPDATE bearmq.group_anchor a SET ver = v_token WHERE a.key = ANY (m_keys);
+  END IF;
+  IF e_keys IS NOT NULL THEN
+    UPDATE bearmq.group_anchor a SET lease_id = NULL WHERE a.key = ANY (e_keys);
+  END IF;
   IF n_keys IS NOT NULL THEN
     INSERT INTO bearmq.job_group (key, ver, lease_id) SELECT u, v_token, p_lease FROM unnest(n_keys) u;
   END IF;

@@ -28,7 +28,7 @@ BEGIN
     RETURN NEXT ROW(NULL, 0, NULL, 0, 0, NULL, NULL, 'paused', NULL, NULL, NULL)::bearmq.claimed_v1; RETURN;
   END IF;
   -- Locked, so that return_lease_v1 waits for this claim, or else this claim sees that it was given back already.
-  PERFORM 1 FROM bearmq.session s WHERE s.id = p_session AND s.expires_at > clock_timestamp() AND NOT p_claim = ANY (s.returned) FOR KEY SHARE;
+  PERFORM 1 FROM bearmq.session s WHERE s.id = p_session AND NOT s.dead AND NOT p_claim = ANY (s.returned) FOR KEY SHARE;
   IF NOT FOUND THEN
     RETURN NEXT ROW(NULL, 0, NULL, 0, 0, NULL, NULL, 'expired', NULL, NULL, NULL)::bearmq.claimed_v1; RETURN;
   END IF;

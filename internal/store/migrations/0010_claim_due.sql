@@ -1,10 +1,10 @@
 -- claim_due_v1 hands due tickets of a lane to a session, under a new lease: those whose time has come, those that wait for
--- one of p_names, and, with p_alone, at most one that runs alone. p_from is the time of the last one handed out, so that
+-- one of p_names, of each as many as p_rooms says, and, with p_alone, at most one that runs alone. p_from is the time of the last one handed out, so that
 -- dead index entries before it are not read again; NULL looks at all; the header's
 -- created_at is the time to go on from.
 -- Index: ticket_due, ticket_named. Locks: tickets (SKIP LOCKED), the session (FOR KEY SHARE), then groups in key order.
 CREATE FUNCTION bearmq.claim_due_v1(p_lane integer, p_session uuid, p_claim bigint, p_n integer, p_each integer,
-  p_names text[], p_alone boolean, p_from timestamptz)
+  p_names text[], p_rooms integer[], p_alone boolean, p_from timestamptz)
 RETURNS SETOF bearmq.claimed_v1
 LANGUAGE plpgsql
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
@@ -24,7 +24,7 @@ BEGIN
   IF (SELECT l.paused FROM bearmq.lane l WHERE l.id = p_lane) THEN
     RETURN NEXT ROW(NULL, 0, NULL, 0, 0, NULL, NULL, 'paused', NULL, NULL, NULL)::bearmq.claimed_v1; RETURN;
   END IF;
-  IF NOT EXISTS (SELECT 1 FROM bearmq.session s WHERE s.id = p_session AND s.expires_at > v_now) THEN
+  IF NOT EXISTS (SELECT 1 FROM bearmq.session s WHERE s.id = p_session AND NOT s.dead) THEN
     RETURN NEXT ROW(NULL, 0, NULL, 0, 0, NULL, NULL, 'expired', NULL, NULL, NULL)::bearmq.claimed_v1; RETURN;
   END IF;
 
@@ -36,16 +36,17 @@ BEGIN
     max(d.run_at) FILTER (WHERE d.state = 'd' AND NOT d.alone)
   INTO v_ids, g_ids, g_xids, g_keys, g_names, v_until
   FROM (
-    (SELECT * FROM (SELECT t.* FROM bearmq.ticket t WHERE p_alone AND t.state = 'd' AND t.lane = p_lane AND t.alone AND t.run_at <= v_now
-       ORDER BY t.run_at LIMIT 1 FOR UPDATE SKIP LOCKED) t)
+    (SELECT * FROM (
+       (SELECT * FROM (SELECT t.* FROM bearmq.ticket t WHERE p_alone AND t.state = 'd' AND t.lane = p_lane AND t.alone AND t.run_at <= v_now
+          ORDER BY t.run_at LIMIT 1 FOR UPDATE SKIP LOCKED) t)
+       UNION ALL
+       (SELECT t.* FROM unnest(p_names) u(name), LATERAL (
+          SELECT * FROM bearmq.ticket t WHERE p_alone AND t.state = 'n' AND t.lane = p_lane AND t.name = u.name AND t.alone AND t.run_at <= v_now
+          ORDER BY t.run_at LIMIT 1 FOR UPDATE SKIP LOCKED) t LIMIT 1)) t LIMIT 1)
     UNION ALL
-    (SELECT t.* FROM unnest(p_names) u(name), LATERAL (
-       SELECT * FROM bearmq.ticket t WHERE p_alone AND t.state = 'n' AND t.lane = p_lane AND t.name = u.name AND t.alone AND t.run_at <= v_now
-       ORDER BY t.run_at LIMIT 1 FOR UPDATE SKIP LOCKED) t LIMIT 1)
-    UNION ALL
-    (SELECT t.* FROM unnest(p_names) u(name), LATERAL (  -- no more than half: these and the due ones must not starve each other
+    (SELECT t.* FROM unnest(p_names, p_rooms) u(name, room), LATERAL (  -- no more than half: these and the due ones must not starve each other
        SELECT * FROM bearmq.ticket t WHERE t.state = 'n' AND t.lane = p_lane AND t.name = u.name AND NOT t.alone AND t.run_at <= v_now
-       ORDER BY t.run_at LIMIT p_n FOR UPDATE SKIP LOCKED) t LIMIT (p_n + (random() < 0.5)::integer) / 2)
+       ORDER BY t.run_at LIMIT least(p_n, u.room) FOR UPDATE SKIP LOCKED) t LIMIT (p_n + (random() < 0.5)::integer) / 2)
     UNION ALL
     (SELECT * FROM (SELECT t.* FROM bearmq.ticket t WHERE t.state = 'd' AND t.lane = p_lane AND NOT t.alone AND t.run_at <= v_now
        AND t.run_at >= coalesce(p_from, '-infinity') ORDER BY t.run_at LIMIT p_n FOR UPDATE SKIP LOCKED) t)
@@ -55,7 +56,7 @@ BEGIN
   IF v_ids IS NULL AND g_ids IS NULL THEN
     RETURN NEXT ROW(NULL, 0, NULL, 0, 0, NULL, NULL, 'empty', NULL, NULL, NULL)::bearmq.claimed_v1; RETURN;
   END IF;
-  PERFORM 1 FROM bearmq.session s WHERE s.id = p_session AND NOT p_claim = ANY (s.returned) FOR KEY SHARE;  -- as in claim_log_v1
+  PERFORM 1 FROM bearmq.session s WHERE s.id = p_session AND NOT s.dead AND NOT p_claim = ANY (s.returned) FOR KEY SHARE;  -- as in claim_log_v1
   IF NOT FOUND THEN
     RETURN NEXT ROW(NULL, 0, NULL, 0, 0, NULL, NULL, 'expired', NULL, NULL, NULL)::bearmq.claimed_v1; RETURN;
   END IF;

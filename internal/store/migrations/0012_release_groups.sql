@@ -10,16 +10,32 @@ SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s' AS $body$
 #variable_conflict use_column
 DECLARE
   v_keys text[]; v_rows tid[]; v_lanes integer[];
+  t_rows tid[]; t_jobs bigint[];  -- the groups to write, by their newest row
+  n_keys text[]; n_jobs bigint[]; -- those that have an anchor only, and go to a job
+  m_keys text[];                  -- those that have an anchor only, and are free
 BEGIN
   PERFORM 1 FROM (SELECT DISTINCT k FROM unnest(p_keys || b_keys) k ORDER BY k) o,
     LATERAL (SELECT 1 FROM bearmq.group_anchor a WHERE a.key = o.k FOR UPDATE) x;
   IF b_keys IS NOT NULL THEN PERFORM bearmq.block_groups_v1(b_keys, b_xids, b_ids); END IF;
 
+  -- In a statement of its own, so that it sees what the lock waited for.
+  SELECT array_agg(s.place) FILTER (WHERE s.place IS NOT NULL), array_agg(u.job) FILTER (WHERE s.place IS NOT NULL),
+    array_agg(u.key) FILTER (WHERE s.place IS NULL AND u.job IS NOT NULL), array_agg(u.job) FILTER (WHERE s.place IS NULL AND u.job IS NOT NULL),
+    array_agg(u.key) FILTER (WHERE s.place IS NULL AND u.job IS NULL)
+  INTO t_rows, t_jobs, n_keys, n_jobs, m_keys
+  FROM unnest(p_keys, p_leases, p_jobs) u(key, lease, job), LATERAL bearmq.group_state_v1(u.key) s WHERE s.lease_id = u.lease;
+
+  IF m_keys IS NOT NULL THEN
+    UPDATE bearmq.group_anchor a SET lease_id = NULL WHERE a.key = ANY (m_keys);
+  END IF;
+  IF n_keys IS NOT NULL THEN
+    INSERT INTO bearmq.job_group (key, ver, holder_job) SELECT u.key, a.ver + 1, u.job FROM unnest(n_keys, n_jobs) u(key, job),
+      LATERAL (SELECT a.ver FROM bearmq.group_anchor a WHERE a.key = u.key LIMIT 1) a;
+  END IF;
+  IF t_rows IS NULL THEN RETURN NULL; END IF;
   WITH r AS (
     UPDATE bearmq.job_group g SET ver = g.ver + 1, lease_id = NULL, holder_job = u.job
-      FROM unnest(p_keys, p_leases, p_jobs) u(key, lease, job),
-        LATERAL (SELECT n.ctid FROM bearmq.job_group n WHERE n.key = u.key ORDER BY n.ver DESC LIMIT 1) n
-      WHERE g.ctid = n.ctid AND g.lease_id = u.lease
+      FROM unnest(t_rows, t_jobs) u(place, job) WHERE g.ctid = u.place
       RETURNING g.key, g.ctid, g.holder_job, g.blocked, g.through_xid, g.through_id)
   SELECT array_agg(r.key), array_agg(r.ctid), array_agg(h.lane) INTO v_keys, v_rows, v_lanes
     FROM r LEFT JOIN LATERAL (SELECT t.lane FROM bearmq.ticket t WHERE t.group_key = r.key AND t.state = 'b'

@@ -8,12 +8,13 @@
 --   retry: another attempt after the delay; again: the same attempt after the delay
 --   back: not started, back to its place; park: wait for a session that asks for the name
 --   settled: CompleteTx has finished it, only its ticket is left
+--   A job stands in a call once.
 --   A job that has an outcome already keeps it, and is reported as settled when the outcome is of its claim.
 -- p_keys...: groups to release, with the lease's place, and the job that is to hold the group or NULL.
 -- p_replay: the call was made before and its answer was lost; it writes only what is not there yet.
 --
 -- It returns rows (what, id): lost, a lease; refused, a job whose group was unlocked; settled, a job; turn, a lane.
--- Index: the keys of all tables. Locks: leases in the order of ids, then groups in key order.
+-- Index: the keys of all tables. Locks: leases in the order of ids, outcomes of a replay in the order of ids, then groups in key order.
 CREATE FUNCTION bearmq.finish_v1(p_session uuid, p_replay boolean,
   p_leases bigint[], p_claims bigint[], p_closed boolean[],
   p_done bigint[], p_done_lease integer[], p_done_attempt smallint[], p_done_seconds real[], p_done_result json[], p_done_ticket bigint[],
@@ -32,6 +33,7 @@ DECLARE
   v_settled  bigint[];
   v_own      bigint[];
   v_lanes    integer[];
+  v_written  bigint[];     -- tickets
   b_keys text[]; b_xids xid8[]; b_ids bigint[];
 BEGIN
   PERFORM bearmq.guard_v1(false);
@@ -66,6 +68,8 @@ BEGIN
         FROM unnest(p_done, p_done_lease, p_done_attempt, p_done_seconds, p_done_result) u(id, l, attempt, seconds, result);
       DELETE FROM bearmq.ticket t WHERE t.job_id = ANY (p_done_ticket);
     ELSE
+      -- What a lost call finished, somebody may be deleting: wait for him, or the insert waits for him and then writes it anew.
+      PERFORM 1 FROM bearmq.outcome o WHERE o.job_id = ANY (p_done) ORDER BY o.job_id FOR KEY SHARE;
       INSERT INTO bearmq.outcome (job_id, state, attempt, claim, seconds, result)
         SELECT u.id, 'c', u.attempt, p_claims[u.l], u.seconds, u.result
         FROM unnest(p_done, p_done_lease, p_done_attempt, p_done_seconds, p_done_result) u(id, l, attempt, seconds, result)
@@ -117,13 +121,25 @@ BEGIN
       RETURNING t.job_id, t.xid, t.group_key, t.state, t.lane, t.run_at)
     SELECT array_agg(w.group_key) FILTER (WHERE w.state = 'b'), array_agg(w.xid) FILTER (WHERE w.state = 'b'),
       array_agg(w.job_id) FILTER (WHERE w.state = 'b'),
-      array_agg(DISTINCT w.lane) FILTER (WHERE w.state <> 'b' AND w.run_at <= clock_timestamp() + interval '1 second')
-    INTO b_keys, b_xids, b_ids, v_lanes FROM w;
+      array_agg(DISTINCT w.lane) FILTER (WHERE w.state <> 'b' AND w.run_at <= clock_timestamp() + interval '1 second'), array_agg(w.job_id)
+    INTO b_keys, b_xids, b_ids, v_lanes, v_written FROM w;
+    IF v_written IS NOT NULL THEN
+      -- This call was lost, or comes late, behind its replay; somebody was deleting the ticket, for he has finished the job,
+      -- and the insert waited for him.
+      DELETE FROM bearmq.ticket t WHERE t.job_id = ANY (v_written)
+        AND (EXISTS (SELECT 1 FROM bearmq.outcome o WHERE o.job_id = t.job_id OFFSET 0) OR NOT EXISTS (SELECT 1 FROM bearmq.job j WHERE j.id = t.job_id OFFSET 0));
+      IF FOUND THEN
+        SELECT array_agg(t.group_key), array_agg(t.xid), array_agg(t.job_id) INTO b_keys, b_xids, b_ids
+          FROM bearmq.ticket t WHERE t.job_id = ANY (b_ids);
+      END IF;
+    END IF;
     IF v_lanes IS NOT NULL THEN PERFORM bearmq.notify_lanes_v1(v_lanes, p_session); END IF;
   END IF;
 
   IF cardinality(p_keys) > 0 OR b_keys IS NOT NULL THEN
-    v_lanes := (SELECT bearmq.release_groups_v1(array_agg(u.key), array_agg(v_held[u.l]), array_agg(u.job), b_keys, b_xids, b_ids)
+    -- A job that was finished before holds its group no more.
+    v_lanes := (SELECT bearmq.release_groups_v1(array_agg(u.key), array_agg(v_held[u.l]),
+        array_agg(CASE WHEN NOT u.job = ANY (coalesce(v_settled, '{}')) THEN u.job END), b_keys, b_xids, b_ids)
       FROM unnest(p_keys, p_key_lease, p_key_job) u(key, l, job));
     IF v_lanes IS NOT NULL THEN
       PERFORM bearmq.notify_lanes_v1(v_lanes, p_session);

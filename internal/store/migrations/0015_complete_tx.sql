@@ -14,8 +14,9 @@ DECLARE
 BEGIN
   SELECT l.unlocked INTO v_unlocked FROM bearmq.lease l WHERE l.id = p_lease AND l.claim = p_claim AND NOT l.finished FOR KEY SHARE;
   IF NOT FOUND OR p_group = ANY (v_unlocked) THEN RETURN false; END IF;
-  SELECT extract(epoch FROM s.expires_at - clock_timestamp()) * 1000 INTO v_left FROM bearmq.session s WHERE s.id = p_session;
-  IF v_left IS NULL OR v_left <= 0 THEN RETURN false; END IF;
+  -- It may have expired, when the clock jumped, and live all the same.
+  SELECT extract(epoch FROM greatest(s.expires_at - clock_timestamp(), s.ttl / 3)) * 1000 INTO v_left FROM bearmq.session s WHERE s.id = p_session AND NOT s.dead;
+  IF NOT FOUND THEN RETURN false; END IF;
   SELECT setting::integer INTO v_now FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout';
   IF v_now = 0 OR v_now > v_left THEN
     PERFORM set_config('idle_in_transaction_session_timeout', v_left::text, true);
@@ -33,6 +34,7 @@ END $body$;
 CREATE FUNCTION bearmq.completing_v1(p_job bigint, p_claim bigint) RETURNS boolean
 LANGUAGE plpgsql SET lock_timeout = '2s' AS $body$
 BEGIN
+  PERFORM bearmq.guard_v1(false);
   IF EXISTS (SELECT 1 FROM bearmq.outcome o WHERE o.job_id = p_job AND o.claim = p_claim) THEN RETURN true; END IF;
   BEGIN
     INSERT INTO bearmq.outcome (job_id, state, attempt, claim) VALUES (p_job, 'x', 1, p_claim);

@@ -1,9 +1,7 @@
--- is_dead_v1: is this session missing or expired? While the server itself was down nobody could renew, so after its start
--- every session gets one TTL.
+-- is_dead_v1: is this session missing, or declared dead?
 CREATE FUNCTION bearmq.is_dead_v1(p_session uuid) RETURNS boolean
 LANGUAGE sql STABLE AS $body$
-  SELECT NOT EXISTS (SELECT 1 FROM bearmq.session s WHERE s.id = p_session
-    AND (s.expires_at > clock_timestamp() OR pg_postmaster_start_time() + s.ttl > clock_timestamp()))
+  SELECT NOT EXISTS (SELECT 1 FROM bearmq.session s WHERE s.id = p_session AND NOT s.dead)
 $body$;
 
 -- handed_out_v1: the jobs that a lease holds, with whether each has its outcome: those of its stretch of the log that have no
@@ -36,14 +34,25 @@ BEGIN
     LEFT JOIN LATERAL (SELECT * FROM bearmq.outcome o WHERE o.job_id = h.id LIMIT 1) o ON true;
 END $body$;
 
--- dead_leases_v1 lists leases that dead sessions hold.
--- Index: lease_session.
-CREATE FUNCTION bearmq.dead_leases_v1(p_n integer) RETURNS SETOF bigint
-LANGUAGE sql STABLE
+-- dead_leases_v1 declares the sessions dead that have expired, and lists leases that dead ones hold. It declares nobody dead
+-- when it is later than p_latest: then the clock has jumped; nor does a session die that could not be renewed while the server
+-- was down: after its start each gets one TTL. When the clock has jumped back, no session lives longer for it.
+-- Index: lease_session; there are few sessions.
+CREATE FUNCTION bearmq.dead_leases_v1(p_n integer, p_latest timestamptz) RETURNS SETOF bigint
+LANGUAGE plpgsql
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $body$
+DECLARE
+  v_now timestamptz := clock_timestamp();
+BEGIN
+  PERFORM bearmq.guard_v1(false);
+  IF p_latest IS NULL OR v_now <= p_latest THEN
+    UPDATE bearmq.session s SET expires_at = v_now + s.ttl WHERE s.expires_at > v_now + s.ttl + interval '1 second' AND NOT s.dead;
+    UPDATE bearmq.session s SET dead = true WHERE s.expires_at <= v_now AND NOT s.dead AND pg_postmaster_start_time() + s.ttl <= v_now;
+  END IF;
+  RETURN QUERY
   SELECT l.id FROM bearmq.session s, LATERAL (SELECT l.id, l.finished FROM bearmq.lease l WHERE l.session_id = s.id OFFSET 0) l
-    WHERE NOT l.finished AND bearmq.is_dead_v1(s.id) LIMIT p_n
-$body$;
+    WHERE s.dead AND NOT l.finished LIMIT p_n;
+END $body$;
 
 -- lose_jobs_v1 takes jobs away from a lease: p_lost may have run and have died with their process, p_back were handed out
 -- and had not started. Those of p_heads are to hold their groups, and become due; the others of a group are blocked. It

@@ -29,7 +29,7 @@ BEGIN
       array_agg(u.group_key ORDER BY u.group_key) FILTER (WHERE u.nth = 1), array_agg(u.since ORDER BY u.group_key) FILTER (WHERE u.nth = 1)
     INTO v_lost, v_back, v_keys, v_since
     FROM u WHERE NOT u.done AND u.since < clock_timestamp() - p_after AND EXISTS (
-      SELECT 1 FROM (SELECT * FROM bearmq.job_group g WHERE g.key = u.group_key ORDER BY g.ver DESC LIMIT 1) g WHERE g.lease_id = l.id);
+      SELECT 1 FROM bearmq.group_state_v1(u.group_key) g WHERE g.lease_id = l.id);
     CONTINUE WHEN v_lost IS NULL;
 
     v_made := bearmq.lose_jobs_v1(v_lost, v_back, NULL, p_max_losses, 'it held its group for too long each time it ran');

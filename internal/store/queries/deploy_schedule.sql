@@ -1,5 +1,5 @@
--- A definition's schedules: $1 its name, $2 the specs, $3 their first ticks. One that is there already keeps its next tick;
--- one that is not among them any more goes.
-WITH gone AS (DELETE FROM bearmq.schedule WHERE name = $1 AND spec <> ALL ($2::text[]))
-INSERT INTO bearmq.schedule (name, spec, next_at) SELECT $1, u.spec, u.next_at FROM unnest($2::text[], $3::timestamptz[]) u(spec, next_at)
-ON CONFLICT (name, spec) DO NOTHING
+-- The schedule of a definition: $1 its name, $2 the spec in the code, $3 its first tick. Where the code says what it said
+-- before, whatever was changed since stays; where it says something else, that holds. A pause stays in any case.
+INSERT INTO bearmq.schedule AS s (name, spec, deployed, next_at) VALUES ($1, $2, $2, $3)
+ON CONFLICT (name) DO UPDATE SET spec = excluded.spec, deployed = excluded.deployed, next_at = excluded.next_at, removed = false
+  WHERE s.deployed IS DISTINCT FROM excluded.deployed

@@ -13,5 +13,5 @@ t AS (
   FROM u WHERE delay IS NOT NULL OR run_at IS NOT NULL),
 w AS MATERIALIZED (
   SELECT pg_notify('bearmq_wake', l.id::text) FROM (SELECT DISTINCT lane FROM u) d JOIN bearmq.lane l ON l.id = d.lane
-  WHERE EXISTS (SELECT 1 FROM bearmq.sleeper s WHERE s.channels IS NULL OR l.channel = ANY (s.channels)))
+  WHERE EXISTS (SELECT 1 FROM bearmq.sleeper s WHERE s.channels IS NULL OR l.channel = ANY (s.channels)) AND pg_notification_queue_usage() <= 0.5)
 SELECT id, (SELECT count(*) FROM w) FROM u ORDER BY n

@@ -1,1 +1,1 @@
-SELECT bearmq.renew_session_v1($1)
+SELECT bearmq.renew_session_v1($1, $2)

@@ -10,10 +10,12 @@ package bench
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,15 +27,15 @@ import (
 
 // Main is bearmq bench with these arguments. It returns the exit code: 0, 1
 // where something failed or a check did, 2 for a wrong command line, 130 where
-// ctx has ended, which is for the caller to see to at a Ctrl-C.
+// ctx has ended, which is for the caller to see to at a Ctrl-C. With --json an
+// error is printed as {"error": text}.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o, err := parse(args, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return 0
 	case err != nil:
-		fmt.Fprintln(stderr, "bearmq bench:", err)
-		return 2
+		return fail(err, 2, slices.ContainsFunc(args, isJSONFlag), stdout, stderr)
 	}
 	return run(ctx, o, stdout, stderr)
 }
@@ -43,15 +45,24 @@ func run(ctx context.Context, o *options, stdout, stderr io.Writer) int {
 	if err == nil {
 		err = rep.write(stdout, o.json)
 	}
-	if err != nil {
-		if ctx.Err() != nil {
-			fmt.Fprintln(stderr, "bearmq bench: interrupted, the database is taken away")
-			return 130
-		}
-		fmt.Fprintln(stderr, "bearmq bench:", err)
-		return 1
+	switch {
+	case err == nil:
+		return 0
+	case ctx.Err() != nil:
+		return fail(errors.New("interrupted, the database is taken away"), 130, o.json, stdout, stderr)
+	default:
+		return fail(err, 1, o.json, stdout, stderr)
 	}
-	return 0
+}
+
+// fail says what failed, and returns the exit code.
+func fail(err error, code int, asJSON bool, stdout, stderr io.Writer) int {
+	if asJSON {
+		_ = json.NewEncoder(stdout).Encode(map[string]string{"error": err.Error()})
+	} else {
+		fmt.Fprintln(stderr, "bearmq bench:", err)
+	}
+	return code
 }
 
 // A bench is one run of the command.
@@ -73,7 +84,7 @@ func measure(ctx context.Context, o *options, stderr io.Writer) (rep *report, er
 			err = closing
 		}
 	}()
-	rep = &report{opts: o}
+	rep = &report{opts: o, Command: o.command, Date: time.Now().UTC().Format(time.RFC3339)}
 	if rep.Machine, err = b.machine(ctx); err != nil {
 		return nil, err
 	}

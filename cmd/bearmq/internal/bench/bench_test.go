@@ -57,6 +57,10 @@ func inJSON(t *testing.T, args string) *report {
 	require.Positive(t, r.Floor)
 	require.Positive(t, r.Ratio)
 	require.Positive(t, r.Machine.Cores)
+	require.Equal(t, "bearmq bench "+args, r.Command)
+	_, err := time.Parse(time.RFC3339, r.Date)
+	require.NoError(t, err)
+	require.Len(t, r.EachRound, r.Rounds)
 	require.Equal(t, "on", r.Machine.Settings["fsync"])
 	require.Equal(t, "on", r.Machine.Settings["synchronous_commit"])
 	require.Equal(t, "on", r.Machine.Settings["full_page_writes"])
@@ -109,6 +113,7 @@ func TestDrainWithGroupsBacklogSnapshotAndProcesses(t *testing.T) {
 			r := inJSON(t, "drain --rounds 1 --jobs 2000 "+flags)
 			require.Len(t, r.Tenths, 10)
 			require.Positive(t, r.FirstStartMS)
+			require.Greater(t, r.StartedRate, r.Rate)
 			require.Contains(t, r.Check, "every job ran exactly once")
 			if strings.Contains(flags, "--handler") {
 				require.Positive(t, r.Occupancy)
@@ -126,6 +131,24 @@ func TestStreamSamplesTheTablesWhileJobsComeIn(t *testing.T) {
 	require.Greater(t, len(r.Sizes), 10)
 	require.Contains(t, r.Sizes[0].MB, "job")
 	require.InDelta(t, 1000, r.Rate, 500)
+	for i, s := range r.Sizes[1:] {
+		require.GreaterOrEqual(t, s.Ran, r.Sizes[i].Ran)
+	}
+	require.Positive(t, r.Sizes[len(r.Sizes)-1].Ran)
+}
+
+func TestStreamInChannelsMeasuresTheWorkersCalls(t *testing.T) {
+	t.Parallel()
+	r := inJSON(t, "stream --rate 200 --duration 2s --channels 40")
+	for _, name := range []string{"claim", "look", "finish"} {
+		c := r.Calls[name]
+		require.Positive(t, c.Calls, name)
+		require.Positive(t, c.P50, name)
+		require.GreaterOrEqual(t, c.P99, c.P50, name)
+		require.GreaterOrEqual(t, c.Max, c.P99, name)
+		require.Equal(t, c, r.EachRound[0].Calls[name])
+	}
+	require.GreaterOrEqual(t, r.Calls["claim"].Calls, 40, "one a channel at least")
 }
 
 func TestStreamWithoutARateGoesAsFastAsItCan(t *testing.T) {
@@ -165,7 +188,7 @@ func TestBenchOnSomebodysServer(t *testing.T) {
 		require.Contains(t, r.Check, "the WAL was on disk when the engine said so")
 	}
 	require.Equal(t, pid, server.PID(), "not crashed")
-	pool, err := openPool(t.Context(), server.URL(), "postgres", 1)
+	pool, err := openPool(t.Context(), server.URL(), "postgres", 1, nil)
 	require.NoError(t, err)
 	defer pool.Close()
 	var left int
@@ -184,7 +207,7 @@ func TestInterruptedBenchCleansUp(t *testing.T) {
 	// The first checkpoint to the end: it is interrupted while the workers run.
 	progress := &watcher{look: "enqueued 1,000 jobs", found: cancel}
 	require.Equal(t, 130, run(ctx, o, &bytes.Buffer{}, progress))
-	pool, err := openPool(t.Context(), server.URL(), "postgres", 1)
+	pool, err := openPool(t.Context(), server.URL(), "postgres", 1, nil)
 	require.NoError(t, err)
 	defer pool.Close()
 	var left int

@@ -68,13 +68,30 @@ func (r *round) enqueueing(ctx context.Context, enqueue func(context.Context) ([
 // warmUp has the library know the channels, and the pool's connections open: a
 // process does that once.
 func (r *round) warmUp(ctx context.Context) error {
-	for i := 0; i < r.opts.channels && r.opts.channels > 1; i++ {
-		if _, err := probe.Enqueue(ctx, r.mq, 0, bearmq.InChannel(r.jobs.channel(i))); err != nil {
-			return err
-		}
+	if err := r.makeChannels(ctx); err != nil {
+		return err
 	}
 	return parallel(ctx, r.opts.connections, func(ctx context.Context, _ int) error {
 		_, err := probe.Enqueue(ctx, r.mq, 0)
 		return err
 	})
+}
+
+// makeChannels makes the channels: they stay when the transaction that was the
+// first to use them is rolled back.
+func (r *round) makeChannels(ctx context.Context) error {
+	if r.opts.channels == 1 {
+		return nil
+	}
+	tx, err := r.pool.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	jobs := make([]bearmq.NewJob, r.opts.channels)
+	for i := range jobs {
+		jobs[i] = probe.Job(0, bearmq.InChannel(r.jobs.channel(i)))
+	}
+	_, err = r.mq.In(tx).EnqueueBatch(ctx, jobs...)
+	return err
 }

@@ -49,6 +49,7 @@ type child struct {
 
 	mq      *bearmq.Context
 	ledger  ledger
+	calls   calls
 	ran     atomic.Int64
 	first   atomic.Int64
 	started []int64
@@ -70,7 +71,7 @@ func (c *child) serve(ctx context.Context) error {
 	if err := c.in.Decode(&c.assignment); err != nil {
 		return err
 	}
-	pool, err := openPool(ctx, c.URL, c.Database, 0)
+	pool, err := openPool(ctx, c.URL, c.Database, 0, &c.calls)
 	if err != nil {
 		return err
 	}
@@ -213,7 +214,8 @@ func (c *child) tellRan() {
 
 func (c *child) report(err error) {
 	now := time.Now().UnixNano()
-	m := message{Kind: isReport, At: now, Ran: int(c.ran.Swap(0)), Ledger: c.ledger, First: c.first.Load(), Started: c.started}
+	m := message{Kind: isReport, At: now, Ran: int(c.ran.Swap(0)), Ledger: c.ledger, First: c.first.Load(), Started: c.started,
+		Calls: c.calls.all()}
 	if err != nil {
 		m.Err = err.Error()
 	}

@@ -27,6 +27,7 @@ type crew struct {
 	stopped int64 // when the last worker had stopped
 	first   int64 // when the first job started
 	started []int64
+	calls   map[string][]time.Duration
 }
 
 type workerProcess struct {
@@ -42,7 +43,7 @@ const stall = 60 * time.Second
 
 // hire starts the worker processes and waits until they are ready to run.
 func (r *round) hire(ctx context.Context, sampleEvery int, orchestrate bool) (*crew, error) {
-	c := &crew{news: make(chan struct{}, 1), acked: map[int64]bool{}, ledger: newLedger(r.opts.jobs)}
+	c := &crew{news: make(chan struct{}, 1), acked: map[int64]bool{}, ledger: newLedger(r.opts.jobs), calls: map[string][]time.Duration{}}
 	r.crew = c
 	if sampleEvery > 0 {
 		c.started = make([]int64, r.opts.jobs/sampleEvery+1)
@@ -138,6 +139,9 @@ func (c *crew) take(m message) {
 		}
 		for i, at := range m.Started {
 			c.started[i] = max(c.started[i], at)
+		}
+		for name, took := range m.Calls {
+			c.calls[name] = append(c.calls[name], took...)
 		}
 		if m.Err != "" {
 			c.fail(fmt.Errorf("stopping a worker: %s", m.Err))

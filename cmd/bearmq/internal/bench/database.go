@@ -76,7 +76,7 @@ func (d *database) checkpoint(ctx context.Context) { _ = d.admin(ctx, "CHECKPOIN
 
 // pool opens a pool of at least size connections to the bench's database.
 func (d *database) pool(ctx context.Context, size int) (*pgxpool.Pool, error) {
-	return openPool(ctx, d.server.URL(), d.name, size)
+	return openPool(ctx, d.server.URL(), d.name, size, nil)
 }
 
 // connect opens a connection to the bench's database.
@@ -90,12 +90,13 @@ func (d *database) connect(ctx context.Context) (*pgx.Conn, error) {
 }
 
 // openPool opens a pool of pgx's default size, or of size where that is more.
-func openPool(ctx context.Context, url, database string, size int) (*pgxpool.Pool, error) {
+// tracer may be nil.
+func openPool(ctx context.Context, url, database string, size int, tracer pgx.QueryTracer) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, err
 	}
-	config.ConnConfig.Database = database
+	config.ConnConfig.Database, config.ConnConfig.Tracer = database, tracer
 	config.MaxConns = max(config.MaxConns, int32(size))
 	return pgxpool.NewWithConfig(ctx, config)
 }

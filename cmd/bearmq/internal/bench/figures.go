@@ -9,6 +9,7 @@ import (
 type figures struct {
 	Jobs         int
 	Rate         float64 // a second
+	StartedRate  float64 // the same from the start of the first job
 	Tenths       []float64
 	Floor        float64 // a second
 	FastFloor    float64 // the same in its fastest form, where there is one
@@ -22,6 +23,7 @@ type figures struct {
 	Queries      int
 	Transactions int
 	Sizes        []sizes
+	Calls        map[string]callTimes // of the workers
 	Check        string
 }
 
@@ -33,7 +35,10 @@ func (f *figures) rate(n int, began, ended time.Time) {
 // ran notes what the workers did.
 func (f *figures) ran(r *round, began, ended time.Time) {
 	f.rate(r.opts.jobs, began, ended)
-	f.FirstStart = time.Unix(0, r.crew.first).Sub(began)
+	first := time.Unix(0, r.crew.first)
+	f.FirstStart = first.Sub(began)
+	f.StartedRate = float64(r.opts.jobs) / ended.Sub(first).Seconds()
+	f.Calls = callTimesOf(r.crew.calls)
 	if r.opts.handler > 0 && r.opts.slots > 0 {
 		slots := float64(r.opts.slots * r.opts.processes)
 		f.Occupancy = float64(r.opts.jobs) * r.opts.handler.Seconds() / (slots * ended.Sub(began).Seconds())
@@ -67,6 +72,15 @@ func (f *figures) walBytes() (sum float64) {
 		sum += p.BytesJob
 	}
 	return sum
+}
+
+// latencyCommits is the latency in single commits' times.
+func (f *figures) latencyCommits() *percentiles {
+	if f.Latency == nil || f.Commit == 0 {
+		return nil
+	}
+	commit := f.Commit.Seconds() * 1e3
+	return &percentiles{f.Latency.P50 / commit, f.Latency.P95 / commit, f.Latency.P99 / commit}
 }
 
 // lastToFirst compares the ends of the run.

@@ -2,6 +2,10 @@ package bench
 
 import (
 	"bytes"
+	"compress/flate"
+	"os"
+	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,6 +78,21 @@ func TestPayloadHasTheSizeThatWasAskedFor(t *testing.T) {
 	}
 }
 
+func TestPayloadCannotBeCompressed(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{20_000, 3 << 20} {
+		require.Len(t, padding(1, size), size)
+	}
+	var packed bytes.Buffer
+	w, err := flate.NewWriter(&packed, flate.BestSpeed)
+	require.NoError(t, err)
+	_, err = w.Write(shape{PayloadBytes: 20_000}.json(7))
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	require.Greater(t, packed.Len(), 14_000, "six bits a letter are left")
+	require.NotEqual(t, padding(1, 30), padding(2, 30))
+}
+
 func TestCommandLine(t *testing.T) {
 	t.Parallel()
 	get := func(args ...string) *options {
@@ -83,6 +102,8 @@ func TestCommandLine(t *testing.T) {
 	}
 	o := get()
 	require.Equal(t, "drain", o.work.name)
+	require.Equal(t, "bearmq bench", o.command)
+	require.Equal(t, "bearmq bench --jobs 20 drain", get("--jobs", "20", "--json", "drain").command)
 	require.Equal(t, 500_000, o.jobs)
 	require.Equal(t, 3, o.rounds)
 
@@ -109,5 +130,26 @@ func TestCommandLine(t *testing.T) {
 	require.Zero(t, Main(t.Context(), []string{"--help"}, &help, &help))
 	for _, w := range works {
 		require.Contains(t, help.String(), w.what)
+	}
+}
+
+// scripts/figures has the command lines of docs/performance.md.
+func TestRowsOfTheScriptAreCommandLines(t *testing.T) {
+	t.Parallel()
+	for _, quick := range []string{"", "1"} {
+		list := exec.CommandContext(t.Context(), "../../../../scripts/figures", "--list")
+		list.Env = append(os.Environ(), "FIGURES_QUICK="+quick)
+		out, err := list.Output()
+		require.NoError(t, err)
+		for line := range strings.Lines(string(out)) {
+			_, args, found := strings.Cut(line, " bearmq bench ")
+			require.True(t, found, line)
+			o, err := parse(strings.Fields(args), &bytes.Buffer{})
+			require.NoError(t, err, line)
+			if quick != "" {
+				require.Equal(t, 1, o.rounds, line)
+				require.LessOrEqual(t, o.jobs, 600_000, line)
+			}
+		}
 	}
 }

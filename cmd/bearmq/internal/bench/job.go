@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 
@@ -32,7 +33,7 @@ func (o *options) shape() shape {
 
 func (s shape) payload(i int) payload {
 	bare := len(`{"i":,"pad":""}`) + len(strconv.Itoa(i))
-	return payload{I: i, Pad: padding(s.PayloadBytes - bare)}
+	return payload{I: i, Pad: padding(i, s.PayloadBytes-bare)}
 }
 
 // json is the payload as the library stores it.
@@ -44,13 +45,28 @@ func (s shape) json(i int) []byte {
 	return b.Bytes()
 }
 
-var pad = strings.Repeat("x", 1<<20)
-
-func padding(n int) string {
-	if n > len(pad) {
-		return strings.Repeat("x", n)
+// noise is text that PostgreSQL cannot compress: of a large payload that was
+// one letter, repeated, it would store next to nothing.
+var noise = func() string {
+	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	random := rand.New(rand.NewPCG(1, 2))
+	text := make([]byte, 1<<20)
+	for i := range text {
+		text[i] = letters[random.IntN(len(letters))]
 	}
-	return pad[:max(n, 0)]
+	return string(text)
+}()
+
+// padding is n bytes for job i.
+func padding(i, n int) string {
+	if n <= 0 {
+		return ""
+	}
+	if n > len(noise) {
+		return strings.Repeat(noise, n/len(noise)+1)[:n]
+	}
+	at := i * 4099 % (len(noise) - n + 1)
+	return noise[at : at+n]
 }
 
 // group is the group of job i, "" for none.

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,7 +17,8 @@ import (
 
 // options say what is measured, and how.
 type options struct {
-	work *work
+	work    *work
+	command string // as it was given
 
 	jobs         int
 	payloadBytes int
@@ -65,7 +67,10 @@ flags, with the defaults for %s:
 
 // parse reads the command line. The WORK may stand anywhere in it.
 func parse(args []string, stderr io.Writer) (*options, error) {
-	o := &options{work: works[slices.IndexFunc(works, func(w *work) bool { return w.name == "drain" })]}
+	o := &options{
+		work:    works[slices.IndexFunc(works, func(w *work) bool { return w.name == "drain" })],
+		command: strings.Join(append([]string{"bearmq bench"}, slices.DeleteFunc(slices.Clone(args), isJSONFlag)...), " "),
+	}
 	args = slices.Clone(args)
 	for _, w := range works {
 		if i := slices.Index(args, w.name); i >= 0 {
@@ -87,6 +92,9 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	o.derive(given)
 	return o, o.check()
 }
+
+// isJSONFlag tells whether the argument changes how the answer is written only.
+func isJSONFlag(arg string) bool { return arg == "--json" || arg == "-json" }
 
 func (o *options) defaults() {
 	o.jobs, o.payloadBytes, o.connections, o.processes, o.channels, o.rounds = 500_000, 50, 1, 1, 1, 3
@@ -145,10 +153,10 @@ func (o *options) derive(given map[string]bool) {
 	switch o.work.name {
 	case "stream":
 		if o.rate > 0 && !given["jobs"] {
-			o.jobs = int(o.rate * o.duration.Seconds())
+			o.jobs = int(min(o.rate*o.duration.Seconds(), math.MaxInt32))
 		}
 		if o.rate > 0 {
-			o.duration = time.Duration(float64(o.jobs) / o.rate * float64(time.Second))
+			o.duration = time.Duration(min(float64(o.jobs)/o.rate, math.MaxInt32) * float64(time.Second))
 		}
 		if o.rate > 0 && o.retention == keepDefault {
 			o.retention = min(o.duration/4, time.Minute)
@@ -176,7 +184,9 @@ func (o *options) check() error {
 		{o.backlog >= 0, "backlog", "not be negative"},
 		{o.rounds >= 1, "rounds", "be at least 1"},
 		{o.slots >= 0, "slots", "not be negative"},
-		{o.rate >= 0, "rate", "not be negative"},
+		{o.rate >= 0 && o.rate <= math.MaxInt32, "rate", "be 0 to 2147483647"},
+		{o.duration >= 0, "duration", "not be negative"},
+		{o.handler >= 0, "handler", "not be negative"},
 		{o.work.name != "latency" || o.delayed || o.rate > 0, "rate", "be positive for latency"},
 		{o.work.name != "idle" || o.duration > 0, "duration", "be positive for idle"},
 	} {

@@ -11,6 +11,8 @@ type report struct {
 	opts   *options
 	rounds []*figures
 
+	Command string  `json:"command"`
+	Date    string  `json:"date"` // when it began
 	Work    string  `json:"work"`
 	Jobs    int     `json:"jobs"`
 	Rounds  int     `json:"rounds"`
@@ -37,12 +39,18 @@ type report struct {
 	CommitMS       float64      `json:"commit_ms"`
 	RoundTripMS    float64      `json:"round_trip_ms"`
 
+	// StartedRate is rate counted from the start of the first job.
+	StartedRate  float64 `json:"rate_after_first_start_per_s,omitempty"`
 	FirstStartMS float64 `json:"first_start_ms,omitempty"`
 	Occupancy    float64 `json:"occupancy,omitempty"`
 	Deleted      float64 `json:"deleted_per_s,omitempty"`
 	Queries      float64 `json:"queries,omitempty"`
 	Transactions float64 `json:"transactions,omitempty"`
 	Sizes        []sizes `json:"table_sizes,omitempty"` // of the last round
+	// Calls are the engine's, as the workers see them.
+	Calls map[string]callTimes `json:"calls_ms,omitempty"`
+
+	EachRound []roundReport `json:"each_round"`
 
 	Check   string            `json:"check"`
 	Options map[string]any    `json:"options"`
@@ -115,6 +123,11 @@ func (r *report) summarize() {
 		r.WALPartial = r.WALPartial || p.How == byEstimate
 	}
 	r.WAL = median((*figures).walBytes)
+	r.Calls = medianCalls(r.rounds)
+	for _, f := range r.rounds {
+		r.EachRound = append(r.EachRound, f.report())
+	}
+	r.StartedRate = median(func(f *figures) float64 { return f.StartedRate })
 	r.FirstStartMS = median(func(f *figures) float64 { return f.FirstStart.Seconds() * 1e3 })
 	r.Occupancy = median(func(f *figures) float64 { return f.Occupancy })
 	r.Deleted = median(func(f *figures) float64 { return f.Deleted })

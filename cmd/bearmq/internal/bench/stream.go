@@ -16,6 +16,9 @@ func runStream(ctx context.Context, r *round) error {
 	if _, err := r.hire(ctx, every, true); err != nil {
 		return err
 	}
+	if err := r.makeChannels(ctx); err != nil {
+		return err
+	}
 	r.db.checkpoint(ctx)
 	from, err := r.mark(ctx)
 	if err != nil {
@@ -142,12 +145,12 @@ func (r *round) watch(ctx context.Context, began time.Time) error {
 		if err != nil {
 			return err
 		}
-		s.Seconds = time.Since(began).Seconds()
+		s.Seconds, s.Ran = time.Since(began).Seconds(), r.crew.total()
 		r.f.Sizes = append(r.f.Sizes, s)
 		if time.Since(said) > 5*time.Second {
 			said = time.Now()
 			r.say("round %d of %d: %s of %s jobs ran, the tables take %.0f MB", r.n, r.opts.rounds,
-				thousands(r.crew.total()), thousands(r.opts.jobs), s.TotalMB)
+				thousands(s.Ran), thousands(r.opts.jobs), s.TotalMB)
 		}
 	}
 }
@@ -155,6 +158,7 @@ func (r *round) watch(ctx context.Context, began time.Time) error {
 // A sizes is what the engine's tables take on disk at one time.
 type sizes struct {
 	Seconds float64            `json:"seconds"`
+	Ran     int                `json:"ran"` // jobs, up to now
 	TotalMB float64            `json:"total_mb"`
 	MB      map[string]float64 `json:"mb"` // by table
 }

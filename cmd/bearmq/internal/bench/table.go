@@ -60,9 +60,14 @@ func (r *report) table(w io.Writer) error {
 	}
 	if o.backlog > 0 && r.FirstStartMS > 0 {
 		line("first job started after", ms(r.FirstStartMS))
+		line("jobs/s from then on", number(r.StartedRate))
 	}
 	if r.Occupancy > 0 {
 		line("slots occupied", percent(r.Occupancy))
+	}
+	if claims, ok := r.Calls["claim"]; ok && r.Work == "stream" {
+		line(thousands(claims.Calls)+" claims, p50", ms(claims.P50), "also those that found nothing, as the worker sees them")
+		line("  p99", ms(claims.P99))
 	}
 	if r.Work != "latency" {
 		line("a single-row commit takes", ms(r.CommitMS))

@@ -44,6 +44,7 @@ type message struct {
 	Ledger  ledger
 	First   int64   // the start of the first job
 	Started []int64 // of each sample, 0: not started
+	Calls   map[string][]time.Duration
 }
 
 type messageKind int

@@ -1,0 +1,10 @@
+package proxy_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/bearmq/bearmq/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { os.Exit(pgtest.Run(m)) }
