@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/bearmq/bearmq/internal/pgserver"
 	"github.com/bearmq/bearmq/internal/pgtest"
 )
 
@@ -61,8 +62,7 @@ type planner struct {
 
 func newPlanner(t *testing.T, r *rig) *planner {
 	p := &planner{}
-	config, err := pgxpool.ParseConfig(pgtest.URL(t))
-	require.NoError(t, err)
+	config := r.pool.Config()
 	config.MaxConns = 1
 	config.ConnConfig.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 		_, text, ok := strings.Cut(n.Message, "plan:\n")
@@ -84,9 +84,6 @@ func newPlanner(t *testing.T, r *rig) *planner {
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
-	if err := pool.Ping(t.Context()); err != nil {
-		t.Skip("the plans inside functions need auto_explain, and the right to load it: ", err)
-	}
 	s, err := New(pool, r.schema)
 	require.NoError(t, err)
 	p.rig = &rig{Store: s, t: t, lane: r.lane, session: r.newSession()}
@@ -165,31 +162,31 @@ func (p *planner) walk() {
 		feed(p.lane, "", 0)
 		claimed(p.ClaimLog(p.ctx(), p.lane, p.session, rand.Int64(), n, n))
 	}
-	p.check("look", 40, 600, func() {
+	p.check("look", 40, 200, func() {
 		_, err := p.FindWork(p.ctx(), nil, []string{"work", "parked"}, true, 5*time.Second)
 		require.NoError(p.t, err)
 	})
-	p.check("look all the way", 40, 1000, func() {
+	p.check("look all the way", 40, 600, func() {
 		_, err := p.FindWork(p.ctx(), nil, []string{"work", "parked"}, true, 0)
 		require.NoError(p.t, err)
 	})
-	p.check("claim", 2*n+50, n, log)
-	p.check("finish", 5*n+50, 10*n, func() { p.complete(c) })
+	p.check("claim", 2*n+50, 30, log)
+	p.check("finish", 5*n+50, 4*n, func() { p.complete(c) })
 	log()
-	p.check("retry", 10*n+50, 30*n, func() { p.finish(p.ended(c, OpRetry, 0)) })
-	p.check("claim due", 5*n+50, 40*n, func() {
+	p.check("retry", 10*n+50, 20*n, func() { p.finish(p.ended(c, OpRetry, 0)) })
+	p.check("claim due", 5*n+50, 20*n, func() {
 		claimed(p.ClaimDue(p.ctx(), p.lane, p.session, rand.Int64(), n, n, []string{"parked"}, nil, true, time.Time{}))
 	})
-	p.check("finish due", 5*n+50, 15*n, func() { p.complete(c) })
+	p.check("finish due", 5*n+50, 6*n, func() { p.complete(c) })
 	log()
-	p.check("return", 10*n+50, 30*n, func() { require.NoError(p.t, p.ReturnClaim(p.ctx(), p.session, c.Nonce)) })
+	p.check("return", 10*n+50, 20*n, func() { require.NoError(p.t, p.ReturnClaim(p.ctx(), p.session, c.Nonce)) })
 	log()
 	p.check("unlock", 10*n+50, 20*n, func() {
 		_, err := p.UnlockGroups(p.ctx(), 0, 3)
 		require.NoError(p.t, err)
 	})
 	p.kill(p.session)
-	p.check("recover", 20*n+50, 60*n, func() { p.recoverAll() })
+	p.check("recover", 20*n+50, 45*n, func() { p.recoverAll() })
 	p.session = p.newSession()
 
 	if p.loaded {
@@ -200,19 +197,19 @@ func (p *planner) walk() {
 		p.claimAs(p.session, turns, 1, 1)
 		p.complete(first)
 	}
-	p.check("claim by a turn", 8*n+50, 40*n, func() { claimed(p.ClaimLog(p.ctx(), turns, p.session, rand.Int64(), n, n)) })
+	p.check("claim by a turn", 8*n+50, 30*n, func() { claimed(p.ClaimLog(p.ctx(), turns, p.session, rand.Int64(), n, n)) })
 	half := ids(c)[:len(c.Jobs)/2]
 	if p.loaded {
-		p.check("finish in part", 8*n+50, 10*n, func() { p.complete(c, half...) })
+		p.check("finish in part", 8*n+50, 4*n, func() { p.complete(c, half...) })
 	}
 	rest := p.ending(c, ids(c)[len(half):]...)
 	last := len(rest.Done) - 1
 	rest.Leases[0].Closed, rest.Groups = true, []FinishGroup{{Key: c.Jobs[0].Group}}
 	rest.Rest = []FinishRest{{ID: rest.Done[last].ID, Op: OpFail, Attempt: 1, Error: "x"}}
 	rest.Done = rest.Done[:last]
-	p.check("finish and release", 8*n+50, 10*n, func() { p.finish(rest) })
+	p.check("finish and release", 8*n+50, 4*n, func() { p.finish(rest) })
 	rest.Replay = true
-	p.check("replay", 8*n+50, 10*n, func() {
+	p.check("replay", 8*n+50, 3*n, func() {
 		_, err := p.Finish(p.ctx(), rest)
 		require.NoError(p.t, err)
 	})
@@ -221,49 +218,49 @@ func (p *planner) walk() {
 	if p.loaded {
 		p.exec(`INSERT INTO bearmq.job (lane, name, payload, group_key) SELECT $1, 'work', '1', 'g' || i FROM generate_series(1, 100) i`, groups)
 	}
-	p.check("claim of many groups", 10*n+50, 30*n, func() { claimed(p.ClaimLog(p.ctx(), groups, p.session, rand.Int64(), n, n)) })
-	p.check("hand back many groups", 15*n+50, 30*n, func() { p.finish(p.ended(c, OpBack, 0)) })
-	p.check("turns of many groups", 15*n+50, 80*n, func() { claimed(p.ClaimLog(p.ctx(), groups, p.session, rand.Int64(), n, n)) })
+	p.check("claim of many groups", 10*n+50, 20*n, func() { claimed(p.ClaimLog(p.ctx(), groups, p.session, rand.Int64(), n, n)) })
+	p.check("hand back many groups", 15*n+50, 20*n, func() { p.finish(p.ended(c, OpBack, 0)) })
+	p.check("turns of many groups", 15*n+50, 60*n, func() { claimed(p.ClaimLog(p.ctx(), groups, p.session, rand.Int64(), n, n)) })
 	some := c.Jobs[0]
-	p.check("unlock many groups", 30*n+50, 120*n, func() {
+	p.check("unlock many groups", 30*n+50, 100*n, func() {
 		_, err := p.UnlockGroups(p.ctx(), 0, 100)
 		require.NoError(p.t, err)
 	})
-	p.check("refused", 20*n+50, 20*n, func() {
+	p.check("refused", 20*n+50, 8*n, func() {
 		done, err := p.Finish(p.ctx(), p.ending(c))
 		require.NoError(p.t, err)
 		require.True(p.t, done.Refused[some.ID])
 	})
-	p.check("turns of lost jobs", 15*n+50, 80*n, func() { claimed(p.ClaimLog(p.ctx(), groups, p.session, rand.Int64(), n, n)) })
-	p.check("retry many groups", 15*n+50, 50*n, func() {
+	p.check("turns of lost jobs", 15*n+50, 70*n, func() { claimed(p.ClaimLog(p.ctx(), groups, p.session, rand.Int64(), n, n)) })
+	p.check("retry many groups", 15*n+50, 30*n, func() {
 		f := p.ended(c, OpRetry, 0)
 		for i := range f.Groups {
 			f.Groups[i].Holder = f.Rest[i].ID
 		}
 		p.finish(f)
 	})
-	p.check("claim due groups", 15*n+50, 50*n, func() {
+	p.check("claim due groups", 15*n+50, 30*n, func() {
 		claimed(p.ClaimDue(p.ctx(), groups, p.session, rand.Int64(), n, n, nil, nil, true, time.Time{}))
 	})
-	p.check("finish many groups", 10*n+50, 20*n, func() { p.complete(c) })
+	p.check("finish many groups", 10*n+50, 10*n, func() { p.complete(c) })
 
-	p.check("delete", 2*(6*n+50), 20*n, func() {
+	p.check("delete", 2*(6*n+50), 6*n, func() {
 		deleted, _, _, err := p.DeleteFinished(p.ctx(), 0, time.Hour, 0, n)
 		require.NoError(p.t, err)
 		require.NotZero(p.t, deleted)
 	})
-	p.check("collect", 6*n+50, 10*n, func() {
+	p.check("collect", 6*n+50, 4*n, func() {
 		_, _, err := p.CollectGroups(p.ctx(), "g", time.Hour, n)
 		require.NoError(p.t, err)
 	})
 	feed(p.lane, "", 0)
 	c = p.claim(1)
 	j := c.Jobs[0]
-	p.check("complete in a transaction", 20, 60, func() {
+	p.check("complete in a transaction", 20, 30, func() {
 		require.NoError(p.t, p.CompleteTx(p.ctx(), p.pool, p.session, c.Lease, c.Nonce, j.ID, "", 1, 0, nil))
 	})
-	p.check("settle", 60, 60, func() { p.finish(p.ended(c, OpSettled, 0)) })
-	p.check("result", 20, 60, func() {
+	p.check("settle", 60, 30, func() { p.finish(p.ended(c, OpSettled, 0)) })
+	p.check("result", 20, 30, func() {
 		_, _, _, err := p.Result(p.ctx(), j.ID)
 		require.NoError(p.t, err)
 	})
@@ -278,10 +275,13 @@ func TestPlansDependOnNoStatistics(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it loads a million jobs")
 	}
-	r := newRig(t)
+	// On a server of its own: a snapshot of another test would keep dead entries in the indexes, whose pages count here.
+	pool, err := pgxpool.New(t.Context(), pgtest.Start(t, pgserver.Options{Settings: map[string]string{"autovacuum": "off"}}).URL())
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	r := rigOn(t, pool, "bearmq")
 	tables := append([]string{"session", "lane", "log_interval"}, large...)
 	for _, table := range tables {
-		r.exec(`ALTER TABLE bearmq.` + table + ` SET (autovacuum_enabled = false)`)
 		r.exec(`ANALYZE bearmq.` + table)
 	}
 	early := newPlanner(t, r)
@@ -289,7 +289,7 @@ func TestPlansDependOnNoStatistics(t *testing.T) {
 
 	turns := r.laneOf("turns")
 	open := r.begin() // what is not committed is never read
-	_, err := open.Exec(t.Context(), r.sql(`INSERT INTO bearmq.job (lane, name, payload) SELECT $1, 'work', '1' FROM generate_series(1, 50000)`), r.lane)
+	_, err = open.Exec(t.Context(), r.sql(`INSERT INTO bearmq.job (lane, name, payload) SELECT $1, 'work', '1' FROM generate_series(1, 50000)`), r.lane)
 	require.NoError(t, err)
 	r.exec(`INSERT INTO bearmq.job (lane, name, payload) SELECT $1, 'work', '1' FROM generate_series(1, 1000000)`, r.lane)
 	// a group with a hundred thousand blocked jobs, as many that are delayed, a thousand that are due, some for a name
@@ -349,12 +349,12 @@ func TestPlansDependOnNoStatistics(t *testing.T) {
 		}
 	}
 	var c *Claim
-	last.check("claim deep in a transaction", 200, 100, func() { c = last.claim(100) })
+	last.check("claim deep in a transaction", 200, 30, func() { c = last.claim(100) })
 	require.Len(t, c.Jobs, 100)
-	last.check("look deep in a transaction", 40, 1000, func() {
+	last.check("look deep in a transaction", 40, 700, func() {
 		_, err := last.FindWork(t.Context(), nil, []string{"work", "parked"}, true, 0)
 		require.NoError(t, err)
 	})
-	last.check("return deep in a transaction", 1050, 5000, func() { require.NoError(t, last.ReturnClaim(t.Context(), last.session, c.Nonce)) })
+	last.check("return deep in a transaction", 1050, 2000, func() { require.NoError(t, last.ReturnClaim(t.Context(), last.session, c.Nonce)) })
 	r.skip = true // the invariants do not hold of what was made by hand
 }
