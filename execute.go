@@ -90,7 +90,8 @@ func (r *workerRun) work(m *mailbox) {
 			return
 		}
 		h := r.mq.registry.handler(a.job.Name)
-		lost := a.lease.session.lost()
+		a.began = time.Now()
+		lost := a.lease.session.over(a.began)
 		if stopping := r.slots.stopping(); lost || stopping || h == nil {
 			r.slots.leave(a.job.Name)
 			switch {
@@ -115,7 +116,6 @@ func (r *workerRun) work(m *mailbox) {
 func (r *workerRun) call(a *attempt, h *handler) (err error) {
 	ctx, cancel := context.WithCancelCause(a.lease.session.ctx)
 	a.cancel = cancel
-	a.began = time.Now()
 	r.slots.begin(a)
 	if r.mq.observed() {
 		r.mq.emit(JobStarted{a.job.about(r.name)})

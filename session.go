@@ -34,6 +34,9 @@ type session struct {
 	once   sync.Once
 	done   chan struct{}
 	gone   atomic.Bool // it was lost or closed, whatever else its context ended with
+
+	born    time.Time
+	trusted atomic.Int64 // until when, in nanoseconds since born
 }
 
 // beginSession starts a session and its renewal. values is what its jobs'
@@ -41,7 +44,8 @@ type session struct {
 func beginSession(ctx, values context.Context, d *daemon, channels []string, revoked func([]int64)) (*session, error) {
 	s := &session{d: d, id: uuid.New(), ttl: d.mq.opts.SessionTTL, channels: channels, revoked: revoked,
 		quit: make(chan bool, 1), done: make(chan struct{})}
-	began := time.Now()
+	s.born = time.Now()
+	s.trusted.Store(int64(s.trust()))
 	conn, err := s.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -54,7 +58,7 @@ func beginSession(ctx, values context.Context, d *daemon, channels []string, rev
 		return nil, err
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(values))
-	go s.renew(conn, began)
+	go s.renew(conn)
 	return s, nil
 }
 
@@ -69,7 +73,7 @@ func (s *session) connect(ctx context.Context) (*pgx.Conn, error) {
 func (s *session) trust() time.Duration { return s.ttl - min(s.ttl/10, 2*time.Second) }
 
 // renew runs until the session is lost or closed.
-func (s *session) renew(conn *pgx.Conn, good time.Time) {
+func (s *session) renew(conn *pgx.Conn) {
 	defer close(s.done)
 	defer func() {
 		if conn != nil {
@@ -148,7 +152,9 @@ func (s *session) renew(conn *pgx.Conn, good time.Time) {
 			p.reset()
 			// A renewal that began before trust ended and came back after it is
 			// too late: the timer has gone off.
-			if deadline.Reset(time.Until(began.Add(s.trust()))); s.lost() {
+			until := began.Add(s.trust())
+			s.trusted.Store(int64(until.Sub(s.born)))
+			if deadline.Reset(time.Until(until)); s.lost() {
 				return
 			}
 			if told = revoked; len(revoked) > 0 {
@@ -167,6 +173,15 @@ func (s *session) lose() {
 
 // lost tells whether the session must not be used any more.
 func (s *session) lost() bool { return s.gone.Load() }
+
+// over is lost at a time that was just read. It does not wait for the timer: where a process was stopped and runs again, its
+// handlers may go on before its timers.
+func (s *session) over(now time.Time) bool {
+	if int64(now.Sub(s.born)) > s.trusted.Load() {
+		s.lose()
+	}
+	return s.lost()
+}
 
 // end tells the database that nothing is held any more.
 func (s *session) end(conn *pgx.Conn) {

@@ -351,3 +351,17 @@ func TestJobsAtTheirLastLossRunAlone(t *testing.T) {
 	require.Len(t, busy.all(), 20)
 	require.Len(t, plain.all(), 3)
 }
+
+// A process that was stopped runs again before its timers do: no job starts by then.
+func TestSessionIsOverBeforeItsTimerGoesOff(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancelCause(t.Context())
+	s := &session{born: time.Now(), ctx: ctx, cancel: cancel}
+	s.trusted.Store(int64(time.Minute))
+	require.False(t, s.over(s.born.Add(time.Minute)))
+	require.NoError(t, ctx.Err())
+	require.True(t, s.over(s.born.Add(time.Minute+1)))
+	require.ErrorIs(t, context.Cause(ctx), ErrLeaseLost)
+	s.trusted.Store(int64(time.Hour))
+	require.True(t, s.over(s.born), "it never revives")
+}

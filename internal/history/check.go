@@ -74,7 +74,8 @@ type run struct {
 	expires int64 // when its session ended for the database
 }
 
-// zombie: it began when its session was over already.
+// zombie: it began when its session was over already. Nobody may know that yet,
+// see taken.
 func (r *run) zombie() bool { return r.Time > r.expires-slack }
 
 // valid is until when it ran with a right to.

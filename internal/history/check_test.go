@@ -86,6 +86,10 @@ func TestCheckNamesTheBrokenPromise(t *testing.T) {
 		{"a job is there twice", Phantom, func(f *Facts) { f.Jobs[1].Seq = 1 }},
 		{"a job succeeds twice", Outcome, func(f *Facts) { f.add(Record{Time: ms(140), Step: Succeeded, Job: 3}) }},
 		{"a job is completed that never ran", Outcome, func(f *Facts) { f.at(Start, 4).Job = 2 }},
+		{"a job is completed by a run that began after its session's end, and was given away", Outcome, func(f *Facts) {
+			f.Sessions[1].Expire = ms(115)
+			f.Given = append(f.Given, Given{Job: 3, At: ms(125)})
+		}},
 		{"a job is completed by a failed run", Outcome, func(f *Facts) { f.at(End, 3).Note = Failed }},
 		{"a job fails for no reason", Outcome, func(f *Facts) { f.Jobs[1].State = "f" }},
 		{"a job runs again without a record of it", Rerun, func(f *Facts) { f.Given = nil }},
@@ -171,6 +175,7 @@ func TestCheckForgivesWhatAFaultExplains(t *testing.T) {
 			f.Sessions[0].Expire = ms(60)
 			f.add()
 		},
+		"a job is its session's until somebody notices its end": func(f *Facts) { f.Sessions[1].Expire = ms(115) },
 		"a delayed job has no place in the order": func(f *Facts) {
 			f.at(Start, 3).Token, f.at(Start, 3).Time, f.at(End, 3).Time = 4, ms(15), ms(18)
 			f.at(Intent, 1).Note += Delayed

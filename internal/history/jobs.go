@@ -131,7 +131,7 @@ func (c *checker) outcomes() {
 		var last *run
 		failures := 0
 		for _, r := range c.byJob[j.ID] {
-			if r.zombie() {
+			if r.zombie() && c.taken(r) {
 				continue
 			}
 			last = r
@@ -162,6 +162,12 @@ func (c *checker) outcomes() {
 			c.violate(Outcome, "job %d has the outcome %q", j.ID, j.State)
 		}
 	}
+}
+
+// taken tells whether the job of a run was given away between the end of the
+// run's session and its own: until then it is the run's, and its end counts.
+func (c *checker) taken(r *run) bool {
+	return slices.ContainsFunc(c.given[r.Job], func(g Given) bool { return g.At > r.expires-slack && g.At < r.end })
 }
 
 // effects: what CompleteTx committed is there once, where the job is completed
