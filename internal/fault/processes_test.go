@@ -181,8 +181,8 @@ func killWorker(t *testing.T) {
 	s.await(patience, "A has the job", is(started), of(job), by("A"))
 	behind := s.enqueue(task{Group: "held"})
 	s.inside("B", worker)
+	at := a.kill() // before the load, of which it would take some with it
 	stop := s.load(s.mq, 100*time.Millisecond, func(i int) task { return task{Group: fmt.Sprint("other ", i%5)} })
-	at := a.kill()
 	again := s.await(2*recovery, "B starts the job", is(started), of(job), by("B"))
 	stop()
 	assert.LessOrEqual(s, again.At.Sub(at), recovery)
