@@ -7,7 +7,7 @@ MODULES  = $(shell go list -m -f '{{.Dir}}')
 PACKAGES = $(MODULES:%=%/...)
 
 # Of tests that need what a machine may not have, or much time.
-TAGS = fault,pgbouncer
+TAGS = fault,pgbouncer,drivers
 
 # Runs of each test, and a pattern of tests: make race COUNT=10 RUN=TestGroup
 COUNT ?= 1
@@ -54,6 +54,13 @@ test-versions: ## test with other versions of PostgreSQL (VERSIONS="14 18", RUN=
 test-pgbouncer: postgres ## test the library behind pgbouncer, which is installed if it is missing
 	@./scripts/package pgbouncer
 	$(GOTEST) -race -tags pgbouncer -run '$(RUN)' ./internal/pgbouncer
+
+.PHONY: test-drivers
+test-drivers: postgres ## test SQL's functions with the drivers of Node and Python, which are installed if they are missing
+	@./scripts/package npm
+	@./scripts/package python3-psycopg2
+	@[ -d .cache/node/node_modules/pg ] || npm install --silent --no-fund --no-audit --prefix .cache/node pg@8
+	$(GOTEST) -tags drivers -run '$(RUN)' ./internal/drivers
 
 .PHONY: mutants
 mutants: postgres ## check that the model tests notice planted faults

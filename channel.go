@@ -6,7 +6,8 @@ import (
 )
 
 // A Channel is a queue that workers take jobs from. It comes into being when a
-// job is first enqueued in it, or when it is first paused or resumed.
+// job is first enqueued in it, when a definition that has it is deployed, or
+// when it is first paused or resumed.
 type Channel struct {
 	Name string
 	// Paused channels take jobs and run none.

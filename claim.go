@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/bearmq/bearmq/internal/store"
@@ -12,6 +13,7 @@ import (
 // A laneState is what the claim loop knows of one lane.
 type laneState struct {
 	id       int32
+	priority int16
 	log, due bool      // may have work there
 	dueTurn  bool      // the next claim is of due tickets, where there are both
 	from     time.Time // of due tickets: what was handed out before
@@ -23,10 +25,10 @@ type laneState struct {
 type claimLoop struct {
 	*workerRun
 	lanes   map[int32]*laneState
-	order   []int32 // whose turn it is, in a circle
-	at      int
-	look    bool      // look at all lanes before sleeping
-	nextDue time.Time // of the tickets that were not due when looked at
+	order   []*laneState  // the highest priority first
+	turn    map[int16]int // of a priority: its lanes take turns
+	look    bool          // look at all lanes before sleeping
+	nextDue time.Time     // of the tickets that were not due when looked at
 	fails   *pause
 
 	found     time.Time // when something was last claimed
@@ -37,9 +39,13 @@ type claimLoop struct {
 	listed    *session // as a sleeper, in the database; nil: none
 	settling  int      // looks that are still to come after falling asleep
 	registry  <-chan struct{}
-	collision int // claims in a row that met another claim of the lane
-	most      int // jobs to ask for, since a claim took too long; 0: no bound
-	vain      int // claims since the last sleep that found nothing
+	collision int                 // claims in a row that met another claim of the lane
+	most      int                 // jobs to ask for, since a claim took too long; 0: no bound
+	vain      int                 // claims since the last sleep that found nothing
+	strange   map[int32]time.Time // lanes that no look has shown, and when one was forced by them
+	asked     bool                // some of the jobs here may have to be cancelled
+	askedAt   time.Time           // when that was last looked at
+	askAgain  int                 // such looks that come soon
 }
 
 const (
@@ -62,7 +68,7 @@ const (
 func (r *workerRun) claimLoop(ctx context.Context) {
 	r.slots.run = func(m *mailbox) { r.slot(m, false) }
 	r.slots.spared = r.ear.ring
-	l := &claimLoop{workerRun: r, lanes: map[int32]*laneState{}, look: true, fails: newPause(), registry: r.mq.registry.changed()}
+	l := &claimLoop{workerRun: r, lanes: map[int32]*laneState{}, turn: map[int16]int{}, strange: map[int32]time.Time{}, look: true, fails: newPause(), registry: r.mq.registry.changed()}
 	defer l.unlist()
 	for ctx.Err() == nil {
 		err := l.step(ctx)
@@ -87,6 +93,9 @@ func (l *claimLoop) step(ctx context.Context) error {
 		l.look = true
 	}
 	l.hear()
+	if err := l.cancelAsked(); err != nil {
+		return err
+	}
 	slow, limited := l.slots.stale()
 	for _, m := range slow {
 		l.giveBack(m)
@@ -124,15 +133,26 @@ func (l *claimLoop) step(ctx context.Context) error {
 
 // hear takes up what the worker has been told.
 func (l *claimLoop) hear() {
-	lanes, all := l.ear.take()
-	l.look = l.look || all
+	lanes, all, asked := l.ear.take()
+	l.look, l.asked = l.look || all, l.asked || asked
 	for _, id := range lanes {
 		if lane := l.lanes[id]; lane != nil {
 			lane.log = true
-		} else {
-			l.look = true // of another channel, or new
+			continue
+		}
+		l.look = true // of another channel, or new
+		if l.serves(id) && time.Since(l.strange[id]) > lookBusy {
+			// Its priority may be higher than that of all others: look at once. Not
+			// each time, for its channel may be paused.
+			l.strange[id], l.looked = time.Now(), time.Time{}
 		}
 	}
+}
+
+// serves tells whether a lane may be of the worker's channels.
+func (l *claimLoop) serves(id int32) bool {
+	channel := l.mq.store.Channel(id)
+	return l.opts.Channels == nil || channel == "" || slices.Contains(l.opts.Channels, channel)
 }
 
 // dueSinceLook tells whether a ticket has fallen due since the last look.
@@ -140,13 +160,22 @@ func (l *claimLoop) dueSinceLook() bool {
 	return !l.nextDue.IsZero() && time.Since(l.nextDue) > 0
 }
 
-// nextLane is the next lane that may have work.
+// nextLane is the lane whose turn it is, of those that may have work and have
+// the highest priority.
 func (l *claimLoop) nextLane() *laneState {
-	for range l.order {
-		l.at = (l.at + 1) % len(l.order)
-		if lane := l.lanes[l.order[l.at]]; lane.log || lane.due {
-			return lane
+	for rest := l.order; len(rest) > 0; {
+		n := slices.IndexFunc(rest, func(lane *laneState) bool { return lane.priority != rest[0].priority })
+		if n < 0 {
+			n = len(rest)
 		}
+		for i := range n {
+			turn := (l.turn[rest[0].priority] + 1 + i) % n
+			if lane := rest[turn]; lane.log || lane.due {
+				l.turn[lane.priority] = turn
+				return lane
+			}
+		}
+		rest = rest[n:]
 	}
 	return nil
 }
@@ -158,10 +187,10 @@ func (l *claimLoop) callContext() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(l.values), l.mq.opts.SessionTTL/3)
 }
 
-// hot is how many lanes may have work.
-func (l *claimLoop) hot() (n int) {
-	for _, lane := range l.lanes {
-		if lane.log || lane.due {
+// hot is how many lanes of a priority may have work.
+func (l *claimLoop) hot(priority int16) (n int) {
+	for _, lane := range l.order {
+		if lane.priority == priority && (lane.log || lane.due) {
 			n++
 		}
 	}
@@ -189,7 +218,7 @@ func (l *claimLoop) lookForWork() error {
 	for _, w := range work {
 		lane := l.lanes[w.Lane]
 		if lane == nil {
-			lane = &laneState{id: w.Lane}
+			lane = &laneState{id: w.Lane, priority: w.Priority}
 			l.lanes[w.Lane] = lane
 		}
 		// A look that did not go all the way back cannot say that nothing is due.
@@ -202,7 +231,7 @@ func (l *claimLoop) lookForWork() error {
 				l.nextDue = at
 			}
 		}
-		l.order = append(l.order, w.Lane)
+		l.order = append(l.order, lane)
 	}
 	for id, lane := range l.lanes {
 		if lane.looked != began {
@@ -229,8 +258,7 @@ func (l *claimLoop) claim(ctx context.Context, lane *laneState, n, each int) err
 	if err != nil {
 		return err
 	}
-	hot := max(l.hot(), 1)
-	n = max(n/hot, 1) // they share the room
+	n = max(n/max(l.hot(lane.priority), 1), 1) // they share the room
 	if l.most > 0 {
 		n = min(n, l.most)
 	}
@@ -281,7 +309,9 @@ func (l *claimLoop) claim(ctx context.Context, lane *laneState, n, each int) err
 		l.noteFound()
 		l.vain = 0
 		if c.Status == store.Claimed {
-			l.accept(s, lane.id, c)
+			var cancelled map[JobID]bool
+			cancelled, err = l.askedOf(c)
+			l.accept(s, lane.id, c, cancelled)
 		}
 		if !fromLog {
 			lane.from = c.Until
@@ -301,7 +331,7 @@ func (l *claimLoop) claim(ctx context.Context, lane *laneState, n, each int) err
 			sleep(ctx, min(time.Duration(l.vain)*time.Millisecond, busyPoll<<5))
 		}
 	}
-	return nil
+	return err
 }
 
 // cool notes that a lane has nothing more for now; a look makes sure of it.
@@ -329,7 +359,7 @@ func (l *claimLoop) returnClaim(s *session, nonce int64) {
 }
 
 // accept makes mailboxes of a claim and gives them to the slots.
-func (l *claimLoop) accept(s *session, lane int32, c *store.Claim) {
+func (l *claimLoop) accept(s *session, lane int32, c *store.Claim, cancelled map[JobID]bool) {
 	held := &lease{id: c.Lease, nonce: c.Nonce, session: s, left: len(c.Jobs)}
 	var boxes []*mailbox
 	groups := map[string]*mailbox{}
@@ -338,6 +368,9 @@ func (l *claimLoop) accept(s *session, lane int32, c *store.Claim) {
 		a := l.newAttempt(&c.Jobs[i], held, channel)
 		if a.alone {
 			l.slots.addAlone()
+		}
+		if cancelled[a.job.ID] {
+			a.cancelled.Store(true)
 		}
 		if l.mq.observed() {
 			l.mq.emit(JobDequeued{a.job.about(l.name)})
@@ -355,7 +388,7 @@ func (l *claimLoop) accept(s *session, lane int32, c *store.Claim) {
 	}
 	for _, m := range boxes {
 		switch {
-		case l.mq.registry.handler(m.head().job.Name) == nil:
+		case !m.head().cancelled.Load() && l.mq.registry.handler(m.head().job.Name) == nil:
 			l.orphan(m)
 		case l.slots.put(m):
 			l.park(m)
@@ -400,6 +433,7 @@ func (l *claimLoop) waitForRoom(ctx context.Context) {
 	select {
 	case <-ctx.Done():
 	case <-l.capacity:
+	case <-l.ear.rung: // a job that runs may have to be cancelled
 	case <-t.C:
 	}
 }
@@ -445,6 +479,9 @@ func (l *claimLoop) sleep(ctx context.Context) error {
 	}
 	if l.slots.holds() {
 		wait = min(wait, hoard)
+	}
+	if l.askAgain > 0 {
+		wait = min(wait, l.untilAsk())
 	}
 	// Not all at once, where many workers started together.
 	if wait == l.opts.PollInterval {

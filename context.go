@@ -127,6 +127,7 @@ type Context struct {
 	registry registry
 	events   eventHub
 	wakes    wakeHub
+	awaits   awaitHub
 }
 
 // New makes a Context. It does not connect, and starts nothing. The pool
@@ -145,9 +146,9 @@ func New(pool *pgxpool.Pool, opts Options) (*Context, error) {
 	return &Context{pool: pool, store: st, opts: opts, log: opts.Logger}, nil
 }
 
-// Deploy stores the defaults of all registered definitions, for other
-// processes to read. What is stored already
-// costs nothing. Workers and orchestrators do it when they start.
+// Deploy stores the defaults of all registered definitions, for SQL's enqueue,
+// and makes their channels. What is stored already costs next to nothing.
+// Workers and orchestrators do it when they start.
 func (mq *Context) Deploy(ctx context.Context) error {
 	defs := mq.registry.definitions()
 	stored := make([]store.Definition, len(defs))
@@ -156,7 +157,7 @@ func (mq *Context) Deploy(ctx context.Context) error {
 		if err != nil {
 			return def.in(err)
 		}
-		stored[i] = store.Definition{Name: def.name, Channel: def.channel, Defaults: defaults}
+		stored[i] = store.Definition{Name: def.name, Channel: def.channel, Priority: int16(def.priority), Defaults: defaults}
 	}
 	if len(stored) == 0 {
 		return nil

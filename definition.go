@@ -20,6 +20,11 @@ type Spec[T any] struct {
 	// Channel is where its jobs queue, "default" if empty: at most 128 bytes
 	// without control characters.
 	Channel string
+	// Priority is which of the jobs of a channel come first, 0 if zero: those
+	// with the highest one, -100 to 100. While there are any, no others of the
+	// channel start. Channels of one worker take turns where their priorities
+	// are equal; else the highest comes first there too.
+	Priority int
 	// Attempts is how often a job may be tried, 1 if zero: at most 32767.
 	Attempts int
 	// Backoff is the wait after a failed attempt, five minutes if zero.
@@ -92,6 +97,7 @@ func Define[T any](spec Spec[T]) *JobDefinition[T] {
 	d := &JobDefinition[T]{group: spec.Group, def: &definition{
 		name:       spec.Name,
 		channel:    spec.Channel,
+		priority:   spec.Priority,
 		attempts:   spec.Attempts,
 		backoff:    spec.Backoff,
 		timeout:    spec.Timeout,
@@ -186,15 +192,8 @@ func (d *ResultDefinition[In, Out]) Handle(fn func(ctx context.Context, job *Job
 // Result is the result of a job that has succeeded. Otherwise the error is
 // [ErrNotFinished], [ErrJobNotFound] or a [*JobFailedError].
 func (d *ResultDefinition[In, Out]) Result(ctx context.Context, mq *Context, id JobID) (Out, error) {
-	var out Out
 	raw, err := mq.result(ctx, id)
-	if err != nil {
-		return out, err
-	}
-	if err := json.Unmarshal(raw, &out); err != nil {
-		return out, fmt.Errorf("bearmq: the result of job %v does not decode into %T: %w", id, out, err)
-	}
-	return out, nil
+	return decodeResult[Out](id, raw, err)
 }
 
 func noHandler(def *definition) Registration {
@@ -238,6 +237,7 @@ func (e *decodeError) Unwrap() error { return e.cause }
 // A definition is a JobDefinition without its type, with defaults filled in.
 type definition struct {
 	name, channel string
+	priority      int
 	attempts      int
 	backoff       Backoff
 	timeout       time.Duration
@@ -265,6 +265,7 @@ func (d *definition) fillIn() {
 	for _, err := range []error{
 		checkName("Name", d.name),
 		checkName("Channel", d.channel),
+		checkPriority(d.priority),
 		checkAttempts(d.attempts),
 		d.backoff.check(),
 		checkDuration("Timeout", d.timeout),
@@ -301,12 +302,14 @@ func (d *definition) check(mq *Context) error {
 // BackoffFunc stays in this process.
 func (d *definition) defaults() ([]byte, error) {
 	stored := struct {
+		Priority   int            `json:"priority,omitempty"`
 		Attempts   int            `json:"attempts"`
 		Backoff    *storedBackoff `json:"backoff,omitempty"`
 		TimeoutMS  int64          `json:"timeout_ms"`
 		DelayMS    int64          `json:"delay_ms"`
 		GroupOrder string         `json:"group_order"`
 	}{
+		Priority:   d.priority,
 		Attempts:   d.attempts,
 		Backoff:    d.backoff.stored(),
 		TimeoutMS:  milliseconds(d.timeout),

@@ -84,13 +84,13 @@ func TestJobFollowsSpecAndOptions(t *testing.T) {
 	assert.Equal(t, "acme", b.jobs[0].Group)
 	assert.Equal(t, time.Hour, b.jobs[0].Delay)
 	assert.Nil(t, b.jobs[0].Options)
-	assert.Equal(t, []string{"mail"}, b.channels)
+	assert.Equal(t, []place{{"mail", 0}}, b.places)
 
-	b = row(t, mq, d.Job(e, Delay(0), InChannel("slow"), InGroup(""), Attempts(2)))
+	b = row(t, mq, d.Job(e, Delay(0), InChannel("slow"), Priority(3), InGroup(""), Attempts(2)))
 	assert.Zero(t, b.jobs[0].Delay)
 	assert.Empty(t, b.jobs[0].Group)
 	assert.Equal(t, `{"attempts":2}`, string(b.jobs[0].Options))
-	assert.Equal(t, []string{"slow"}, b.channels)
+	assert.Equal(t, []place{{"slow", 3}}, b.places)
 
 	b = row(t, mq, d.Job(e, RunAt(at), InGroup("other")))
 	assert.Equal(t, at, b.jobs[0].RunAt)
@@ -120,7 +120,7 @@ func TestRawFollowsRegistration(t *testing.T) {
 
 	b := row(t, mq, def.rawJob([]byte(`{"Tenant":"acme"}`), noSettings))
 	assert.Equal(t, "acme", b.jobs[0].Group)
-	assert.Equal(t, []string{"mail"}, b.channels)
+	assert.Equal(t, []place{{"mail", 0}}, b.places)
 
 	job := def.rawJob([]byte(`{"Size":"secret"}`), noSettings)
 	err := (&batch{}).add(mq, job)

@@ -30,6 +30,10 @@ var (
 	// counted.
 	ErrShutdown = errors.New("bearmq: the worker is shutting down")
 
+	// ErrCancelled is the cause that ends a handler's context when its job is
+	// cancelled ([Context.Cancel]).
+	ErrCancelled = errors.New("bearmq: the job was cancelled")
+
 	// ErrTimeout is the cause that ends a handler's context when the attempt
 	// has used up its timeout. It is a [context.DeadlineExceeded] too.
 	ErrTimeout = fmt.Errorf("bearmq: the attempt took longer than its timeout: %w", context.DeadlineExceeded)

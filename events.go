@@ -34,9 +34,11 @@ const (
 	KindJobStarted            Kind = "WORKER_JOB_RUN"                   // JobStarted
 	KindJobErrored            Kind = "WORKER_JOB_RUN_ERROR"             // JobErrored
 	KindJobSucceeded          Kind = "WORKER_JOB_RUN_SUCCESS"           // JobSucceeded
+	KindJobCancelled          Kind = "WORKER_JOB_CANCEL"                // JobCancelled
 	KindJobStuck              Kind = "WORKER_JOB_STUCK"                 // JobStuck
 	KindLeaseLost             Kind = "WORKER_LEASE_LOST"                // LeaseLost
 	KindJobScheduled          Kind = "ORCHESTRATOR_JOB_SCHEDULE"        // JobScheduled
+	KindScheduleSkipped       Kind = "ORCHESTRATOR_JOB_SCHEDULE_SKIP"   // ScheduleSkipped
 	KindScheduleOrphaned      Kind = "ORCHESTRATOR_JOB_SCHEDULE_ORPHAN" // ScheduleOrphaned
 	KindJobRecovered          Kind = "ORCHESTRATOR_JOB_RECOVER"         // JobRecovered
 	KindGroupUnlocked         Kind = "ORCHESTRATOR_JOB_GROUP_UNLOCK"    // GroupUnlocked
@@ -134,6 +136,16 @@ type (
 		Duration time.Duration
 	}
 
+	// JobCancelled says that a job is over because it was cancelled: by the
+	// worker that had it, or, where Worker is empty, at the call of Cancel.
+	JobCancelled struct {
+		About
+		// Duration is that of the attempt that was ended; 0 where none had begun.
+		Duration time.Duration
+		// InTx means that it was cancelled in a transaction that is still open.
+		InTx bool
+	}
+
 	// JobStuck says that a handler is past its timeout and has not returned.
 	JobStuck struct {
 		About
@@ -152,6 +164,14 @@ type (
 	JobScheduled struct {
 		About
 		// Tick is the slot.
+		Tick time.Time
+	}
+
+	// ScheduleSkipped says that a slot of a schedule makes no job, because that
+	// of the slot before, JobID, is not over ([OverlapSkip]).
+	ScheduleSkipped struct {
+		About
+		// Tick is the time of the slot.
 		Tick time.Time
 	}
 
@@ -235,9 +255,11 @@ func (JobExpired) Kind() Kind            { return KindJobExpired }
 func (JobStarted) Kind() Kind            { return KindJobStarted }
 func (JobErrored) Kind() Kind            { return KindJobErrored }
 func (JobSucceeded) Kind() Kind          { return KindJobSucceeded }
+func (JobCancelled) Kind() Kind          { return KindJobCancelled }
 func (JobStuck) Kind() Kind              { return KindJobStuck }
 func (LeaseLost) Kind() Kind             { return KindLeaseLost }
 func (JobScheduled) Kind() Kind          { return KindJobScheduled }
+func (ScheduleSkipped) Kind() Kind       { return KindScheduleSkipped }
 func (ScheduleOrphaned) Kind() Kind      { return KindScheduleOrphaned }
 func (JobRecovered) Kind() Kind          { return KindJobRecovered }
 func (GroupUnlocked) Kind() Kind         { return KindGroupUnlocked }

@@ -108,7 +108,7 @@ func TestKindsAreDistinct(t *testing.T) {
 	t.Parallel()
 	events := []Event{
 		JobDefinitionDeployed{}, JobEnqueued{}, JobDequeued{}, JobOrphaned{}, JobExpired{}, JobStarted{},
-		JobErrored{}, JobSucceeded{}, JobStuck{}, LeaseLost{}, JobScheduled{}, ScheduleOrphaned{},
+		JobErrored{}, JobSucceeded{}, JobCancelled{}, JobStuck{}, LeaseLost{}, JobScheduled{}, ScheduleSkipped{}, ScheduleOrphaned{},
 		JobRecovered{}, GroupUnlocked{}, JobsDeleted{}, JobGroupsDeleted{}, DatabaseWarned{}, DaemonStarted{}, DaemonStopped{}, DaemonFailing{},
 	}
 	kinds := map[Kind]bool{}

@@ -174,6 +174,81 @@ func ExampleDefineResult() {
 	// 5 <nil>
 }
 
+func ExampleResultDefinition_Await() {
+	mq, _, done := exampleContext()
+	defer done()
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+
+	double := bearmq.DefineResult[int, int](bearmq.Spec[int]{Name: "double"})
+	check(mq.Register(double.Handle(func(_ context.Context, job *bearmq.Job[int]) (int, error) {
+		if job.Payload > 100 {
+			return 0, bearmq.Permanent(errors.New("too much"))
+		}
+		return 2 * job.Payload, nil
+	})))
+	stopped := make(chan error)
+	go func() { stopped <- bearmq.NewWorker(mq, bearmq.WorkerOptions{}).Run(ctx) }() // here or elsewhere
+
+	for _, n := range []int{21, 101} {
+		id, err := double.Enqueue(ctx, mq, n)
+		check(err)
+		twice, err := double.Await(ctx, mq, id)
+		var failed *bearmq.JobFailedError
+		if errors.As(err, &failed) {
+			fmt.Println(failed.State, failed.Message)
+			continue
+		}
+		fmt.Println(twice, err)
+	}
+	stop()
+	check(<-stopped)
+	// Output:
+	// 42 <nil>
+	// failed too much
+}
+
+func ExampleContext_Cancel() {
+	ctx := context.Background()
+	mq, _, done := exampleContext()
+	defer done()
+
+	remind := bearmq.Define(bearmq.Spec[string]{Name: "remind"})
+	check(mq.Register(remind.Handle(func(_ context.Context, job *bearmq.Job[string]) error {
+		fmt.Println("remind", job.Payload)
+		return nil
+	})))
+	id, err := remind.Enqueue(ctx, mq, "ann")
+	check(err)
+	_, err = remind.Enqueue(ctx, mq, "bob")
+	check(err)
+	fmt.Println(mq.Cancel(ctx, id))
+	check(bearmq.NewWorker(mq, bearmq.WorkerOptions{}).Drain(ctx))
+	// Output:
+	// cancelled <nil>
+	// remind bob
+}
+
+func ExamplePriority() {
+	ctx := context.Background()
+	mq, _, done := exampleContext()
+	defer done()
+
+	report := bearmq.Define(bearmq.Spec[string]{Name: "report"})
+	check(mq.Register(report.Handle(func(_ context.Context, job *bearmq.Job[string]) error {
+		fmt.Println(job.Payload)
+		return nil
+	})))
+	_, err := report.Enqueue(ctx, mq, "nightly", bearmq.Priority(-10))
+	check(err)
+	_, err = report.Enqueue(ctx, mq, "somebody waits for it")
+	check(err)
+	check(bearmq.NewWorker(mq, bearmq.WorkerOptions{Concurrency: 1}).Drain(ctx))
+	// Output:
+	// somebody waits for it
+	// nightly
+}
+
 func ExampleRawJob_CompleteTx() {
 	ctx := context.Background()
 	mq, pool, done := exampleContext()

@@ -34,6 +34,7 @@ type attempt struct {
 	began     time.Time
 	cancel    context.CancelCauseFunc
 	revoked   atomic.Bool // taken away while its session lives
+	cancelled atomic.Bool // to be cancelled
 	completed atomic.Bool // CompleteTx has succeeded
 }
 
@@ -92,7 +93,7 @@ func (r *workerRun) work(m *mailbox) {
 		h := r.mq.registry.handler(a.job.Name)
 		a.began = time.Now()
 		lost := a.lease.session.over(a.began)
-		if stopping := r.slots.stopping(); lost || stopping || h == nil {
+		if stopping := r.slots.stopping(); lost || stopping || h == nil && !a.cancelled.Load() {
 			r.slots.leave(a.job.Name)
 			switch {
 			case lost:
@@ -112,8 +113,11 @@ func (r *workerRun) work(m *mailbox) {
 }
 
 // call makes one attempt: it returns what the handler returned, or how it
-// panicked.
+// panicked. A job that was cancelled before is not begun.
 func (r *workerRun) call(a *attempt, h *handler) (err error) {
+	if a.cancelled.Load() {
+		return ErrCancelled
+	}
 	ctx, cancel := context.WithCancelCause(a.lease.session.ctx)
 	a.cancel = cancel
 	r.slots.begin(a)
@@ -237,8 +241,13 @@ func (a *attempt) end(err error, took time.Duration) ending {
 		}
 		return e
 	}
-	shutdown := errors.Is(err, ErrShutdown)
-	if shutdown || a.revoked.Load() {
+	if a.cancelled.Load() && !a.revoked.Load() {
+		if e.op = store.OpCancel; err != ErrCancelled { // it had begun
+			e.text = errorText(err)
+		}
+		return e
+	}
+	if errors.Is(err, ErrShutdown) || a.revoked.Load() {
 		// Not the job's fault: the attempt is not counted. (Of a job that was
 		// taken away the database refuses it.)
 		e.op = store.OpBack

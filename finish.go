@@ -291,7 +291,9 @@ func (f *finisher) emit(e ending, settled bool) {
 	switch {
 	case e.op == "" || e.op == store.OpSettled:
 		mq.emit(JobSucceeded{about, e.took})
-	case settled && (e.op != store.OpFail || errors.Is(e.err, errRefused)): // it had ended before
+	case settled && (e.op != store.OpFail && e.op != store.OpCancel || errors.Is(e.err, errRefused)): // it had ended before
+	case e.op == store.OpCancel:
+		mq.emit(JobCancelled{About: about, Duration: e.took})
 	case e.op == store.OpRetry:
 		mq.emit(JobErrored{About: about, Err: e.err, Duration: e.took, RetryIn: e.delay, Retry: true})
 	case e.op == store.OpFail:

@@ -57,5 +57,5 @@ const (
 	StateRetrying  State = "retrying"  // has failed, and waits for its next attempt
 	StateCompleted State = "completed" // its handler returned nil
 	StateFailed    State = "failed"    // no attempt is left, one failed for good, or too many processes were lost
-	StateCancelled State = "cancelled" // was taken back: reserved, nothing cancels jobs yet
+	StateCancelled State = "cancelled" // was taken back: see Context.Cancel
 )

@@ -22,6 +22,10 @@ func RunAt(t time.Time) EnqueueOption { return func(s *settings) { s.runAt = &t 
 // characters.
 func InChannel(name string) EnqueueOption { return func(s *settings) { s.channel = &name } }
 
+// Priority puts the job before all of its channel that have a lower one, and
+// behind those that have a higher one: -100 to 100.
+func Priority(n int) EnqueueOption { return func(s *settings) { s.priority = &n } }
+
 // InGroup puts the job into another group, or with "" into none: at most 512
 // bytes.
 func InGroup(group string) EnqueueOption { return func(s *settings) { s.group = &group } }
@@ -44,6 +48,7 @@ type settings struct {
 	delay    *time.Duration
 	runAt    *time.Time
 	channel  *string
+	priority *int
 	group    *string
 	attempts *int
 	backoff  *Backoff
@@ -81,6 +86,7 @@ func (s *settings) check() error {
 		ifSet(s.delay, func(d time.Duration) error { return checkDuration("Delay", d) }),
 		ifSet(s.runAt, checkRunAt),
 		ifSet(s.channel, func(name string) error { return checkName("Channel", name) }),
+		ifSet(s.priority, checkPriority),
 		ifSet(s.group, checkGroup),
 		ifSet(s.attempts, checkAttempts),
 		ifSet(s.backoff, Backoff.checkStored),

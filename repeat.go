@@ -22,9 +22,42 @@ func CatchUp(n int) RepeatOption { return func(s *repeatSettings) { s.catchUp = 
 // start all at once: 0, the default, to 24 h. The slots stay where they are.
 func Jitter(d time.Duration) RepeatOption { return func(s *repeatSettings) { s.jitter = d } }
 
+// Overlap says what becomes of a slot whose time comes while the job of the
+// slot before is not over: [OverlapQueue] by default.
+func Overlap(p OverlapPolicy) RepeatOption { return func(s *repeatSettings) { s.overlap = p } }
+
+// An OverlapPolicy is for [Overlap].
+type OverlapPolicy int
+
+const (
+	// OverlapQueue makes a job all the same. They may run at the same time;
+	// a Group of the definition prevents that.
+	OverlapQueue OverlapPolicy = iota
+	// OverlapSkip makes none, and tells so with [ScheduleSkipped].
+	OverlapSkip
+	// OverlapReplace cancels the job before and makes one. The new one does not
+	// wait for a handler that is slow to notice; a Group makes it wait.
+	OverlapReplace
+)
+
+// String is "queue", "skip" or "replace".
+func (p OverlapPolicy) String() string {
+	switch p {
+	case OverlapQueue:
+		return "queue"
+	case OverlapSkip:
+		return "skip"
+	case OverlapReplace:
+		return "replace"
+	default:
+		return fmt.Sprintf("OverlapPolicy(%d)", int(p))
+	}
+}
+
 type repeatSettings struct {
 	catchUp int
 	jitter  time.Duration
+	overlap OverlapPolicy
 }
 
 const (
@@ -45,6 +78,9 @@ func newRepeatSettings(opts []RepeatOption) (repeatSettings, error) {
 	}
 	if s.catchUp < 0 || s.catchUp > maxCatchUp {
 		return s, &FieldError{Field: "CatchUp", Value: s.catchUp, Reason: fmt.Sprintf("must be 0 to %d", maxCatchUp)}
+	}
+	if s.overlap < OverlapQueue || s.overlap > OverlapReplace {
+		return s, &FieldError{Field: "Overlap", Value: s.overlap, Reason: "must be OverlapQueue, OverlapSkip or OverlapReplace"}
 	}
 	return s, checkRange("Jitter", s.jitter, 0, 24*time.Hour, "must be 0 to 24 h")
 }

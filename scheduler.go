@@ -148,17 +148,26 @@ func (s *scheduler) makeOne(ctx context.Context, r *repeat, sched store.Schedule
 	if err != nil {
 		return false, err
 	}
-	lane, err := s.mq.store.Lane(ctx, r.def.channel, 0)
+	lane, err := s.mq.store.Lane(ctx, r.def.channel, int16(r.def.priority))
 	if err != nil {
 		return false, err
 	}
-	id, ok, err := s.mq.store.Tick(ctx, sched.Name, sched.Spec, tick, r.schedule.next(tick),
+	made, ok, err := s.mq.store.Tick(ctx, sched.Name, sched.Spec, tick, r.schedule.next(tick), r.overlap.String(),
 		store.NewJob{Lane: lane, Name: r.def.name, Payload: payload, Group: group, Delay: r.delay()})
 	if err != nil || !ok {
 		return false, err
 	}
-	s.mq.emit(JobScheduled{About{Time: time.Now(), JobID: JobID(id), Definition: r.def.name, Channel: r.def.channel, Group: group, Worker: s.name}, tick})
+	about := About{Time: time.Now(), JobID: JobID(made.ID), Definition: r.def.name, Channel: r.def.channel, Group: group, Worker: s.name}
+	if made.ID == 0 {
+		about.JobID = JobID(made.Unfinished)
+		s.mq.emit(ScheduleSkipped{about, tick})
+		return true, nil
+	}
+	s.mq.emit(JobScheduled{about, tick})
 	s.mq.wakes.wake(lane)
+	if made.Unfinished != 0 && r.overlap == OverlapReplace {
+		s.mq.wakes.cancel()
+	}
 	return true, nil
 }
 

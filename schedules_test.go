@@ -227,3 +227,86 @@ func TestUnknownScheduleName(t *testing.T) {
 		require.ErrorContains(t, err, `the schedule of "j"`)
 	}
 }
+
+// What becomes of a slot whose time comes while the job before is not over.
+func TestOverlap(t *testing.T) {
+	t.Parallel()
+	for policy, want := range map[OverlapPolicy]struct {
+		made   int // after the second slot
+		skips  int
+		cancel bool
+	}{
+		OverlapQueue:   {made: 2},
+		OverlapSkip:    {made: 1, skips: 1},
+		OverlapReplace: {made: 2, cancel: true},
+	} {
+		t.Run(policy.String(), func(t *testing.T) {
+			t.Parallel()
+			mq := quiet(t, Options{})
+			events := listen(t, mq)
+			job, s := scheduled(t, mq, Every(time.Hour), Overlap(policy))
+			started, goOn, causes := make(chan JobID, 10), make(chan bool), make(chan error, 10)
+			require.NoError(t, mq.Register(job.Handle(func(ctx context.Context, j *Job[None]) error {
+				started <- j.ID
+				select {
+				case <-goOn:
+					return nil
+				case <-ctx.Done():
+					causes <- context.Cause(ctx)
+					return ctx.Err()
+				}
+			})))
+			work(t, mq, WorkerOptions{})
+			until(t, "it listens", mq.wakes.hears)
+
+			overdue(t, mq, time.Hour, 3*time.Hour)
+			ticks(t, s) // none was before
+			first := soon(t, "the first job", started)
+			slot := overdue(t, mq, time.Hour, time.Hour)
+			ticks(t, s)
+			made := await[JobScheduled](t, events, want.made)
+			require.Len(t, made, want.made)
+			skipped := seen[ScheduleSkipped](events)
+			require.Len(t, skipped, want.skips)
+			if want.skips > 0 {
+				require.Equal(t, first, skipped[0].JobID)
+				require.True(t, slot.Equal(skipped[0].Tick))
+			}
+			require.True(t, theSchedule(t, mq).Next.After(slot), "the schedule goes on")
+			if want.cancel {
+				require.ErrorIs(t, soon(t, "the end of the first job's context", causes), ErrCancelled)
+				until(t, "it is cancelled", func() bool { return recordOf(t, mq, first).State == StateCancelled })
+			}
+			close(goOn)
+			for _, e := range made {
+				until(t, "all are over", func() bool { return recordOf(t, mq, e.JobID).Finished })
+			}
+			overdue(t, mq, time.Hour, time.Hour)
+			ticks(t, s)
+			require.Len(t, await[JobScheduled](t, events, want.made+1), want.made+1, "the one before is over")
+			require.NoError(t, mq.Await(t.Context(), seen[JobScheduled](events)[want.made].JobID))
+		})
+	}
+}
+
+// A job that waits, or is to be cancelled, counts as what it is.
+func TestOverlapOfJobsThatWait(t *testing.T) {
+	t.Parallel()
+	mq := quiet(t, Options{})
+	events := listen(t, mq)
+	_, s := scheduled(t, mq, Every(time.Hour), Overlap(OverlapSkip))
+	overdue(t, mq, time.Hour, 3*time.Hour)
+	ticks(t, s)
+	overdue(t, mq, time.Hour, time.Hour)
+	ticks(t, s)
+	require.Len(t, seen[ScheduleSkipped](events), 1, "it is queued")
+	cancelled(t, mq, seen[JobScheduled](events)[0].JobID)
+	overdue(t, mq, time.Hour, time.Hour)
+	ticks(t, s)
+	require.Len(t, seen[JobScheduled](events), 2, "it will not run any more")
+	exec(t, mq, "DELETE FROM bearmq.job")
+	exec(t, mq, "DELETE FROM bearmq.cancellation")
+	overdue(t, mq, time.Hour, time.Hour)
+	ticks(t, s)
+	require.Len(t, seen[JobScheduled](events), 3, "it was deleted")
+}

@@ -176,8 +176,11 @@ func (s *slots) begin(a *attempt) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.running[a] = true
-	if a.revoked.Load() {
+	switch {
+	case a.revoked.Load():
 		a.cancel(ErrLeaseLost)
+	case a.cancelled.Load():
+		a.cancel(ErrCancelled)
 	}
 }
 
@@ -185,6 +188,7 @@ func (s *slots) begin(a *attempt) {
 func (s *slots) end(a *attempt, took time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	began := s.running[a] // not one that was cancelled before
 	delete(s.running, a)
 	s.unbook(a)
 	if x := a.lease.session; x.lost() {
@@ -193,6 +197,9 @@ func (s *slots) end(a *attempt, took time.Duration) {
 	if a.alone {
 		s.alone--
 		s.spared()
+	}
+	if !began {
+		return
 	}
 	s.seen++
 	const weight = 0.05
@@ -418,6 +425,41 @@ func (s *slots) dropSession(x *session) []JobID {
 	}
 	slices.Sort(jobs)
 	return jobs
+}
+
+// held are the jobs that run here, or are to run.
+func (s *slots) held() []*attempt {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []*attempt
+	for a := range s.running {
+		all = append(all, a)
+	}
+	for _, a := range s.grouped {
+		if !s.running[a] {
+			all = append(all, a)
+		}
+	}
+	queued := s.ready
+	for _, w := range s.waiting {
+		queued = append(queued[:len(queued):len(queued)], w...)
+	}
+	for _, m := range queued {
+		if m.group == "" {
+			all = append(all, m.jobs...)
+		}
+	}
+	return all
+}
+
+// cancelled ends the context of an attempt whose job is to be cancelled, or
+// keeps it from beginning.
+func (s *slots) cancelled(a *attempt) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !a.cancelled.Swap(true) && s.running[a] {
+		a.cancel(ErrCancelled)
+	}
 }
 
 // revokeGroup takes away what is left of the mailbox of an attempt whose group

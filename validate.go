@@ -22,6 +22,7 @@ import (
 const (
 	maxName      = 128 // bytes, of names and channels
 	maxGroup     = 512 // bytes
+	maxPriority  = 100
 	maxAttempts  = math.MaxInt16
 	maxJSONDepth = 1000
 	maxErrorText = 8 << 10 // bytes
@@ -62,6 +63,13 @@ func checkGroup(group string) error {
 func checkAttempts(n int) error {
 	if n < 1 || n > maxAttempts {
 		return &FieldError{Field: "Attempts", Value: n, Reason: fmt.Sprintf("must be 1 to %d", maxAttempts)}
+	}
+	return nil
+}
+
+func checkPriority(n int) error {
+	if n < -maxPriority || n > maxPriority {
+		return &FieldError{Field: "Priority", Value: n, Reason: fmt.Sprintf("must be -%d to %d", maxPriority, maxPriority)}
 	}
 	return nil
 }

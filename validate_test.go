@@ -288,6 +288,8 @@ func TestOptionRefused(t *testing.T) {
 		"group, too long":          {"Group", []EnqueueOption{InGroup(long)}},
 		"group, NUL":               {"Group", []EnqueueOption{InGroup("secret\x00")}},
 		"group, invalid UTF-8":     {"Group", []EnqueueOption{InGroup("secret\xc3")}},
+		"priority -101":            {"Priority", []EnqueueOption{Priority(-101)}},
+		"priority 101":             {"Priority", []EnqueueOption{Priority(101)}},
 		"attempts 0":               {"Attempts", []EnqueueOption{Attempts(0)}},
 		"attempts -1":              {"Attempts", []EnqueueOption{Attempts(-1)}},
 		"attempts 32768":           {"Attempts", []EnqueueOption{Attempts(maxAttempts + 1)}},
@@ -328,8 +330,8 @@ func TestOptionAccepted(t *testing.T) {
 	plain := Define(Spec[string]{Name: "plain"})
 	for name, opts := range map[string][]EnqueueOption{
 		"none":            nil,
-		"limits":          {InChannel(strings.Repeat("x", maxName)), InGroup(strings.Repeat("x", maxGroup)), Attempts(maxAttempts), Delay(maxDuration)},
-		"least":           {Attempts(1), Delay(0), WithTimeout(0), InGroup(""), WithBackoff(Backoff{})},
+		"limits":          {InChannel(strings.Repeat("x", maxName)), InGroup(strings.Repeat("x", maxGroup)), Attempts(maxAttempts), Delay(maxDuration), Priority(maxPriority)},
+		"least":           {Priority(-maxPriority), Attempts(1), Delay(0), WithTimeout(0), InGroup(""), WithBackoff(Backoff{})},
 		"past":            {RunAt(time.Unix(0, 0))},
 		"far":             {RunAt(time.Date(9999, 12, 31, 23, 0, 0, 0, time.UTC))},
 		"group text":      {InGroup("new\nline, \t tab, \U0001F43B")},

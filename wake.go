@@ -2,15 +2,8 @@ package bearmq
 
 import (
 	"context"
-	"errors"
-	"math/rand/v2"
 	"strconv"
 	"sync"
-	"time"
-
-	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // A wakeHub tells the workers of this process that a lane may have work: what
@@ -31,6 +24,7 @@ type sleeper struct {
 	mu    sync.Mutex
 	lanes map[int32]bool
 	all   bool // something may have been missed: look at every lane
+	asked bool // jobs are to be cancelled, perhaps of this worker
 }
 
 // subscribe begins to listen for a worker.
@@ -80,7 +74,19 @@ func (h *wakeHub) lookAll() {
 	defer h.mu.Unlock()
 	for s := range h.sleepers {
 		s.mu.Lock()
-		s.all = true
+		s.all, s.asked = true, true
+		s.mu.Unlock()
+		s.ring()
+	}
+}
+
+// cancel makes every worker ask which of its jobs are to be cancelled.
+func (h *wakeHub) cancel() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for s := range h.sleepers {
+		s.mu.Lock()
+		s.asked = true
 		s.mu.Unlock()
 		s.ring()
 	}
@@ -116,7 +122,7 @@ func (s *sleeper) ring() {
 }
 
 // take returns what has been heard since the last time.
-func (s *sleeper) take() (lanes []int32, all bool) {
+func (s *sleeper) take() (lanes []int32, all, asked bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for l := range s.lanes {
@@ -124,114 +130,26 @@ func (s *sleeper) take() (lanes []int32, all bool) {
 	}
 	clear(s.lanes)
 	all, s.all = s.all, false
-	return lanes, all
+	asked, s.asked = s.asked, false
+	return lanes, all, asked
 }
 
-const (
-	// listenCheck is how long the listener trusts a silent connection. A
-	// half-open one would be silent for ever.
-	listenCheck = 9 * time.Second
-	// listenTimeout is how long an answer may take.
-	listenTimeout = 4 * time.Second
-	// listenAgain is when to try again where notifications do not arrive.
-	listenAgain = time.Minute
-)
-
-// errUnheard is what a pooler in transaction mode does: it takes a LISTEN and
-// gives the connection that listens to somebody else.
-var errUnheard = errors.New("no notification arrives, as through a pooler in transaction mode: workers poll instead (WorkerOptions.PollInterval)")
-
-// listen keeps a connection of its own that listens, until ctx ends.
+// listen hears NOTIFY for the workers, until ctx ends.
 func (h *wakeHub) listen(ctx context.Context, d *daemon, done chan<- struct{}) {
 	defer close(done)
-	told := false
-	for p := newPause(); ctx.Err() == nil; {
-		conn, err := h.open(ctx, d)
-		if err == nil {
-			h.setDeaf(false)
-			p.reset()
+	w := wire{daemon: d, channel: d.mq.store.WakeChannel(), hears: func(hears bool) {
+		h.setDeaf(!hears)
+		if hears {
 			h.lookAll() // what was sent before this moment was not heard
-			err = h.hear(ctx, conn)
-			if ctx.Err() == nil { // else another listener may hear by now
-				h.setDeaf(true)
-			}
-			hangUp(ctx, conn)
 		}
-		switch {
-		case !errors.Is(err, errUnheard):
-			d.failing(ctx, "listen", err, p.next())
-		case told: // it will be so for ever: once is enough
-			sleep(ctx, listenAgain)
-		default:
-			told = true
-			d.failing(ctx, "listen", err, listenAgain)
-		}
-	}
-}
-
-func hangUp(ctx context.Context, conn *pgx.Conn) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-	defer cancel()
-	_ = conn.Close(ctx)
-}
-
-// open gives a connection that listens, and has heard a notification that was
-// sent on another one.
-func (h *wakeHub) open(ctx context.Context, d *daemon) (*pgx.Conn, error) {
-	call, cancel := context.WithTimeout(ctx, listenTimeout)
-	defer cancel()
-	conn, err := d.mq.store.Connect(call)
-	if err != nil {
-		return nil, err
-	}
-	_, err = conn.Exec(call, "LISTEN "+pgx.Identifier{d.mq.store.NotifyChannel()}.Sanitize())
-	word := uuid.NewString()
-	if err == nil {
-		err = d.mq.store.Probe(call, word)
-	}
-	for heard := false; err == nil && !heard; {
-		var n *pgconn.Notification
-		if n, err = conn.WaitForNotification(call); err == nil {
-			heard = n.Payload == word
-		} else if call.Err() != nil && ctx.Err() == nil {
-			// The pooler keeps the connection that listens. Without an answer it
-			// is this connection that has failed.
-			undo, cancel := context.WithTimeout(ctx, listenTimeout)
-			if _, err = conn.Exec(undo, "UNLISTEN *"); err == nil {
-				err = errUnheard
-			}
-			cancel()
-		}
-	}
-	if err != nil {
-		hangUp(ctx, conn)
-		return nil, err
-	}
-	return conn, nil
-}
-
-// hear waits for notifications until the connection fails. Their payload is
-// the lane.
-func (h *wakeHub) hear(ctx context.Context, conn *pgx.Conn) error {
-	for {
-		wait, cancel := context.WithTimeout(ctx, listenCheck-rand.N(listenCheck/4))
-		n, err := conn.WaitForNotification(wait)
-		idle := wait.Err() != nil && ctx.Err() == nil
-		cancel()
+	}, told: func(payload string) {
+		lane, err := strconv.ParseInt(payload, 10, 32)
 		switch {
 		case err == nil:
-			if lane, err := strconv.ParseInt(n.Payload, 10, 32); err == nil {
-				h.wake(int32(lane))
-			}
-		case !idle:
-			return err
-		default:
-			check, cancel := context.WithTimeout(ctx, listenTimeout)
-			err := conn.Ping(check)
-			cancel()
-			if err != nil {
-				return err
-			}
+			h.wake(int32(lane))
+		case payload == "cancel":
+			h.cancel()
 		}
-	}
+	}}
+	w.listen(ctx)
 }

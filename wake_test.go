@@ -170,7 +170,7 @@ func TestListenerComesBack(t *testing.T) {
 		asleep(t, mq, 1)
 		until(t, "it listens", mq.wakes.hears)
 		n := value[int](t, mq, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query = $1",
-			"LISTEN "+pgx.Identifier{mq.store.NotifyChannel()}.Sanitize())
+			"LISTEN "+pgx.Identifier{mq.store.WakeChannel()}.Sanitize())
 		require.Equal(t, 1, n)
 		enqueued(t, producer, numbers, i)
 		require.Equal(t, i, soon(t, "the handler", done))

@@ -29,7 +29,7 @@ func enqueueOne(ctx context.Context, to Enqueuer, job NewJob) (JobID, error) {
 }
 
 func enqueueAll(ctx context.Context, to Enqueuer, size int, jobs iter.Seq[NewJob]) ([]JobID, error) {
-	b := batch{jobs: make([]store.NewJob, 0, size), channels: make([]string, 0, size)}
+	b := batch{jobs: make([]store.NewJob, 0, size), places: make([]place, 0, size)}
 	if err := enqueue(ctx, to, &b, func(mq *Context) error {
 		for job := range jobs {
 			if err := b.add(mq, job); err != nil {
@@ -118,13 +118,19 @@ func resolve(to Enqueuer) (*Context, DB, error) {
 
 // A batch holds jobs that have been checked.
 type batch struct {
-	jobs     []store.NewJob
-	channels []string // of the job at the same index
+	jobs   []store.NewJob
+	places []place // of the job at the same index
+}
+
+// A place is where a job queues: a lane, by its name.
+type place struct {
+	channel  string
+	priority int
 }
 
 func (b *batch) reset() {
 	clear(b.jobs) // lets go of the payloads
-	b.jobs, b.channels = b.jobs[:0], b.channels[:0]
+	b.jobs, b.places = b.jobs[:0], b.places[:0]
 }
 
 // add checks what only the Context knows.
@@ -155,7 +161,7 @@ func (b *batch) add(mq *Context, job NewJob) error {
 		row.Delay = or(set.delay, job.def.delay)
 	}
 	b.jobs = append(b.jobs, row)
-	b.channels = append(b.channels, or(set.channel, job.def.channel))
+	b.places = append(b.places, place{or(set.channel, job.def.channel), or(set.priority, job.def.priority)})
 	return nil
 }
 
@@ -169,14 +175,14 @@ func or[T any](value *T, otherwise T) T {
 // lanes sets the lanes of the jobs and returns them, each once.
 func (b *batch) lanes(ctx context.Context, mq *Context) ([]int32, error) {
 	var lanes []int32
-	for i, channel := range b.channels {
-		if i > 0 && channel == b.channels[i-1] {
+	for i, at := range b.places {
+		if i > 0 && at == b.places[i-1] {
 			b.jobs[i].Lane = b.jobs[i-1].Lane
 			continue
 		}
-		lane, err := mq.store.Lane(ctx, channel, 0)
+		lane, err := mq.store.Lane(ctx, at.channel, int16(at.priority))
 		if err != nil {
-			return nil, fmt.Errorf("bearmq: channel %q: %w", channel, err)
+			return nil, fmt.Errorf("bearmq: channel %q: %w", at.channel, err)
 		}
 		b.jobs[i].Lane = lane
 		if !slices.Contains(lanes, lane) {
@@ -203,7 +209,7 @@ func (b *batch) tell(mq *Context, inTx bool) {
 	for i := range b.jobs {
 		job := &b.jobs[i]
 		mq.emit(JobEnqueued{
-			About: About{Time: now, JobID: JobID(job.ID), Definition: job.Name, Channel: b.channels[i], Group: job.Group},
+			About: About{Time: now, JobID: JobID(job.ID), Definition: job.Name, Channel: b.places[i].channel, Group: job.Group},
 			InTx:  inTx,
 		})
 	}

@@ -29,6 +29,8 @@ type Claim struct {
 	Read   int       // rows of the log or tickets that were looked at: as many as were asked for means that there may be more
 	Until  time.Time // of due tickets: the time of the last one handed out, to go on from
 	Jobs   []ClaimedJob
+	// Cancel says that some jobs are to be cancelled, perhaps none of these: ask Cancelled.
+	Cancel bool
 }
 
 // ClaimedJob is one job that was handed out. The jobs of a group stand in its order.
@@ -80,7 +82,7 @@ func (s *Store) claim(ctx context.Context, query string, nonce int64, args ...an
 		if header {
 			header = false
 			c.Status, c.Lease, c.Read = ClaimStatus(*name), deref(id), int(deref(token))
-			c.Until = deref(created)
+			c.Until, c.Cancel = deref(created), deref(ticket)
 			c.Jobs = make([]ClaimedJob, 0, c.Read)
 			return nil
 		}
@@ -108,11 +110,12 @@ func (s *Store) ReturnClaim(ctx context.Context, session uuid.UUID, nonce int64)
 
 // LaneWork is what FindWork knows of one lane.
 type LaneWork struct {
-	Lane    int32
-	Channel string
-	Log     bool           // its log has rows beyond the cursor
-	Due     bool           // tickets are due
-	NextDue *time.Duration // when the next ticket falls due
+	Lane     int32
+	Channel  string
+	Priority int16
+	Log      bool           // its log has rows beyond the cursor
+	Due      bool           // tickets are due
+	NextDue  *time.Duration // when the next ticket falls due
 }
 
 // FindWork looks at every lane of the channels, nil for all, that is not paused. It is a read. It looks back for due
@@ -128,7 +131,7 @@ func (s *Store) FindWork(ctx context.Context, channels, names []string, alone bo
 			w    LaneWork
 			next *float64
 		)
-		if err := rows.Scan(&w.Lane, &w.Channel, &w.Log, &w.Due, &next); err != nil {
+		if err := rows.Scan(&w.Lane, &w.Channel, &w.Priority, &w.Log, &w.Due, &next); err != nil {
 			return err
 		}
 		if next != nil {

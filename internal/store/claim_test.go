@@ -449,12 +449,15 @@ func TestSequencesDoNotCache(t *testing.T) {
 		WHERE c.relnamespace = $1::regnamespace`, pgx.Identifier{r.schema}.Sanitize()))
 }
 
-// Rule 14: an old library must go on working with a new schema.
+// Rule 14: an old library must go on working with a new schema. Those that people call have a name for good.
 func TestFunctionsCarryAVersion(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	people := []string{"cancel", "enqueue", "enqueue_many", "enqueue_row", "make_channel", "retry", "run_now"}
 	for _, name := range all[string](r, `SELECT proname FROM pg_proc WHERE pronamespace = $1::regnamespace`, pgx.Identifier{r.schema}.Sanitize()) {
-		assert.Regexp(t, `_v\d+$`, name)
+		if !slices.Contains(people, name) {
+			assert.Regexp(t, `_v\d+$`, name)
+		}
 	}
 	for name, text := range queryTexts() {
 		for _, call := range strings.Split(text, "bearmq.")[1:] {

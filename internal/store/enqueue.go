@@ -156,10 +156,7 @@ func (s *Store) Copy(ctx context.Context, db DB, jobs []NewJob) error {
 // the caller's transaction two producers would wait for each other.
 func (s *Store) Lane(ctx context.Context, channel string, priority int16) (int32, error) {
 	key := laneKey{channel, priority}
-	s.mu.RLock()
-	lane, ok := s.lanes[key]
-	s.mu.RUnlock()
-	if ok {
+	if lane, ok := s.lane(key); ok {
 		return lane, nil
 	}
 	conn, err := s.Connect(ctx)
@@ -167,15 +164,26 @@ func (s *Store) Lane(ctx context.Context, channel string, priority int16) (int32
 		return 0, fmt.Errorf("open a connection to make channel %q: %w", channel, err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
+	return s.makeLane(ctx, conn, key)
+}
+
+func (s *Store) lane(key laneKey) (lane int32, ok bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	lane, ok = s.lanes[key]
+	return lane, ok
+}
+
+func (s *Store) makeLane(ctx context.Context, db DB, key laneKey) (lane int32, err error) {
 	var c cluster
-	if err := conn.QueryRow(ctx, s.text("make_lane"), channel, priority).Scan(&lane, &c.restored, &c.stored, &c.found); err != nil {
+	if err := db.QueryRow(ctx, s.text("make_lane"), key.channel, key.priority).Scan(&lane, &c.restored, &c.stored, &c.found); err != nil {
 		return 0, wrap("make_lane", err)
 	}
 	if err := c.check(); err != nil {
 		return 0, err
 	}
 	s.mu.Lock()
-	s.lanes[key], s.channels[lane] = lane, channel
+	s.lanes[key], s.channels[lane] = lane, key.channel
 	s.mu.Unlock()
 	return lane, nil
 }

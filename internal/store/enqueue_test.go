@@ -71,7 +71,7 @@ func TestSleepersAreNotifiedAtTheCommitAndNobodyElse(t *testing.T) {
 				conn, err := r.Connect(t.Context())
 				require.NoError(t, err)
 				t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
-				_, err = conn.Exec(t.Context(), "LISTEN "+pgx.Identifier{r.NotifyChannel()}.Sanitize())
+				_, err = conn.Exec(t.Context(), "LISTEN "+pgx.Identifier{r.WakeChannel()}.Sanitize())
 				require.NoError(t, err)
 				heard := func() (lanes []string) {
 					// what has been committed is delivered before the answer to a statement
@@ -135,7 +135,7 @@ func TestATurnNotifiesSleepers(t *testing.T) {
 	conn, err := r.Connect(t.Context())
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
-	_, err = conn.Exec(t.Context(), "LISTEN "+pgx.Identifier{r.NotifyChannel()}.Sanitize())
+	_, err = conn.Exec(t.Context(), "LISTEN "+pgx.Identifier{r.WakeChannel()}.Sanitize())
 	require.NoError(t, err)
 	for _, sleeper := range []uuid.UUID{r.session, r.newSession()} {
 		r.enqueue("g", "g")

@@ -28,7 +28,7 @@ func TestAWaitForThePoolIsNoUnknownOutcome(t *testing.T) {
 		"one":  func(ctx context.Context) error { return r.Insert(ctx, pool, []NewJob{r.job("")}) },
 		"many": func(ctx context.Context) error { return r.Insert(ctx, pool, []NewJob{r.job(""), r.job("")}) },
 		"tick": func(ctx context.Context) error {
-			_, _, err := r.Tick(ctx, "a", "b", time.Now(), time.Now(), r.job(""))
+			_, _, err := r.Tick(ctx, "a", "b", time.Now(), time.Now(), "queue", r.job(""))
 			return err
 		},
 	} {

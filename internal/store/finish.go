@@ -22,6 +22,7 @@ const (
 	OpBack    Op = "back"    // it never started
 	OpPark    Op = "park"    // its name is not known, or not wanted now
 	OpSettled Op = "settled" // CompleteTx has finished it
+	OpCancel  Op = "cancel"  // it was asked for, and the job did not complete
 )
 
 // Finish is one call of finish: the ends of attempts at jobs of several leases, in one transaction.

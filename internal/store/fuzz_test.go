@@ -52,8 +52,8 @@ func FuzzSchemaTexts(f *testing.F) {
 		for name, text := range s.sql {
 			require.Equal(t, of(schema, parts(t, plain.sql[name])), parts(t, text), name)
 		}
-		require.LessOrEqual(t, len(s.NotifyChannel()), 63)
-		require.Equal(t, schema == "bearmq", s.NotifyChannel() == plain.NotifyChannel(), "a channel of its own")
+		require.LessOrEqual(t, len(s.WakeChannel()), 63)
+		require.Equal(t, schema == "bearmq", s.WakeChannel() == plain.WakeChannel(), "a channel of its own")
 	})
 }
 
@@ -110,8 +110,8 @@ func of(schema string, list []string) []string {
 		switch part {
 		case `"bearmq`, `'bearmq`:
 			part = part[:1] + schema
-		case "'" + notifyChannel("bearmq"):
-			part = "'" + notifyChannel(schema)
+		case "'" + notifyChannel("bearmq") + "_wake", "'" + notifyChannel("bearmq") + "_ends":
+			part = strings.Replace(part, notifyChannel("bearmq"), notifyChannel(schema), 1)
 		default:
 			if part[0] == '\'' { // as of nextval
 				part = strings.ReplaceAll(part, `"bearmq".`, pgx.Identifier{schema}.Sanitize()+".")

@@ -87,10 +87,12 @@ func (s *Store) Now(ctx context.Context) (now time.Time, err error) {
 // Definition is a job definition as it is stored.
 type Definition struct {
 	Name, Channel string
+	Priority      int16
 	Defaults      []byte // JSON
 }
 
-// Deploy stores definitions and returns the names of those that were new or had changed.
+// Deploy stores definitions and returns the names of those that were new or had changed. It makes their channels, so that SQL
+// finds them.
 func (s *Store) Deploy(ctx context.Context, defs []Definition) (changed []string, err error) {
 	for _, d := range defs {
 		tag, err := s.pool.Exec(ctx, s.text("deploy_definition"), d.Name, d.Channel, jsonText(d.Defaults))
@@ -99,6 +101,13 @@ func (s *Store) Deploy(ctx context.Context, defs []Definition) (changed []string
 		}
 		if tag.RowsAffected() > 0 {
 			changed = append(changed, d.Name)
+		}
+		key := laneKey{d.Channel, d.Priority}
+		if _, ok := s.lane(key); ok {
+			continue
+		}
+		if _, err := s.makeLane(ctx, s.pool, key); err != nil {
+			return changed, err
 		}
 	}
 	return changed, nil
@@ -109,8 +118,7 @@ func (s *Store) Pause(ctx context.Context, channel string, paused bool) error {
 	if _, err := s.Lane(ctx, channel, 0); err != nil {
 		return err
 	}
-	_, err := s.pool.Exec(ctx, s.text("pause"), channel, paused)
-	return wrap("pause", err)
+	return s.call(ctx, "pause", nil, channel, paused)
 }
 
 // Channel is a channel as it is stored.

@@ -74,8 +74,8 @@ func TestMigrateGoesOnFromAnOlderVersion(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	last := LibraryVersion()
-	r.exec(`DROP FUNCTION bearmq.restamp_v1, bearmq.is_restored_v1`)
-	r.exec(`DELETE FROM bearmq.migration WHERE name = 'restamp'`)
+	r.exec(`DROP FUNCTION bearmq.cancel, bearmq.retry, bearmq.run_now`)
+	r.exec(`DELETE FROM bearmq.migration WHERE name = 'hands'`)
 	err := r.Check(t.Context())
 	if one[int64](r, `SELECT max(version) FROM bearmq.migration`) == int64(last) {
 		t.Fatal("the last migration is another one by now: change this test")
@@ -86,7 +86,7 @@ func TestMigrateGoesOnFromAnOlderVersion(t *testing.T) {
 	assert.ErrorIs(t, err, ErrNotMigrated)
 	assert.ErrorContains(t, err, "run mq.Migrate")
 	require.NoError(t, r.Migrate(t.Context()))
-	assert.True(t, one[bool](r, `SELECT to_regproc('bearmq.restamp_v1') IS NOT NULL`))
+	assert.True(t, one[bool](r, `SELECT to_regproc('bearmq.run_now') IS NOT NULL`))
 }
 
 func TestANewerSchemaIsRefused(t *testing.T) {
@@ -148,7 +148,7 @@ func TestOddSchemaNames(t *testing.T) {
 			conn, err := r.Connect(t.Context())
 			require.NoError(t, err)
 			defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
-			_, err = conn.Exec(t.Context(), "LISTEN "+pgx.Identifier{r.NotifyChannel()}.Sanitize())
+			_, err = conn.Exec(t.Context(), "LISTEN "+pgx.Identifier{r.WakeChannel()}.Sanitize())
 			require.NoError(t, err)
 			require.NoError(t, r.Sleep(t.Context(), r.session, nil))
 			want := append(r.plain(1), r.enqueue("g", "g")...)

@@ -45,7 +45,7 @@ func TestMutants(t *testing.T) {
 			r.Store.sql["recover"] = r.sql("CALL bearmq.recover_in_two($1, $2)")
 		}, aRecoveryThatDies},
 		{"a tick and its job are two transactions", func(r *rig) {
-			r.exec(`CREATE PROCEDURE bearmq.tick_in_two(p_name text, p_spec text, p_tick timestamptz, p_next timestamptz,
+			r.exec(`CREATE PROCEDURE bearmq.tick_in_two(p_name text, p_spec text, p_tick timestamptz, p_next timestamptz, p_overlap text,
 				p_lane integer, p_payload json, p_group text, p_delay double precision) LANGUAGE plpgsql AS $body$
 				BEGIN
 					UPDATE bearmq.schedule SET next_at = p_next, last_at = p_tick WHERE name = p_name AND spec = p_spec AND next_at = p_tick;
@@ -53,10 +53,10 @@ func TestMutants(t *testing.T) {
 					COMMIT;
 					INSERT INTO bearmq.job (lane, name, payload, group_key) VALUES (p_lane, p_name, p_payload, p_group);
 				END $body$`)
-			r.Store.sql["tick"] = r.sql("CALL bearmq.tick_in_two($1, $2, $3, $4, $5, $6, $7, $8)")
+			r.Store.sql["tick"] = r.sql("CALL bearmq.tick_in_two($1, $2, $3, $4, $5, $6, $7, $8, $9)")
 		}, aTickThatDies},
 		{"a tick does not look whether it was made", func(r *rig) {
-			r.mutateQuery("tick", ` AND next_at = \$3 `, " AND $$3::timestamptz IS NOT NULL ")
+			r.mutate("tick_v1", ` AND s\.next_at = p_tick`, "")
 		}, aTickOfTwo},
 		{"retention deletes what is young", func(r *rig) {
 			r.mutate("delete_finished_v1", `o\.finished_at < CASE [^;]*? END`, "true")
@@ -95,12 +95,6 @@ func (r *rig) mutate(function, expression, by string) {
 		WHERE n.nspname = $1 AND p.proname = $2`, r.schema, function)
 	_, err := r.pool.Exec(r.ctx(), r.swapped(function, text, expression, by))
 	require.NoError(r.t, err)
-}
-
-// mutateQuery does so in a statement.
-func (r *rig) mutateQuery(name, expression, by string) {
-	r.t.Helper()
-	r.Store.sql[name] = r.swapped(name, r.text(name), expression, by)
 }
 
 func (r *rig) swapped(name, text, expression, by string) string {
@@ -214,7 +208,7 @@ func aRecoveryThatDies(r *rig) string {
 }
 
 func (r *rig) tick(tick time.Time) error {
-	_, _, err := r.Tick(r.ctx(), "work", "every 1h0m0s", tick, tick.Add(time.Hour), r.job(""))
+	_, _, err := r.Tick(r.ctx(), "work", "every 1h0m0s", tick, tick.Add(time.Hour), "queue", r.job(""))
 	return err
 }
 

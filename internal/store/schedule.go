@@ -71,27 +71,36 @@ func (s *Store) editSchedule(ctx context.Context, query string, args ...any) (ok
 	return ok, err
 }
 
-// Tick enqueues the job of a schedule's tick and moves the schedule on, both or neither. ok is false where another
-// orchestrator did it.
-func (s *Store) Tick(ctx context.Context, name, spec string, tick, next time.Time, job NewJob) (id int64, ok bool, err error) {
+// Ticked is what a tick made.
+type Ticked struct {
+	ID         int64 // of its job, 0 where it was skipped
+	Unfinished int64 // the job of the tick before, where it is not over
+}
+
+// Tick enqueues the job of a schedule's tick and moves the schedule on, both or neither. overlap is queue, skip or replace. ok is
+// false where another orchestrator did it.
+func (s *Store) Tick(ctx context.Context, name, spec string, tick, next time.Time, overlap string, job NewJob) (made Ticked, ok bool, err error) {
 	var delay *float64
 	if job.Delay > 0 {
 		d := job.Delay.Seconds()
 		delay = &d
 	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	conn, err := acquire(ctx, s.pool)
 	if err != nil {
-		return 0, false, wrap("tick", err)
+		return made, false, wrap("tick", err)
 	}
 	defer conn.Release()
-	row := conn.QueryRow(ctx, s.text("tick"), name, spec, tick, next, job.Lane, string(job.Payload), null(job.Group), delay)
-	switch err := row.Scan(&id, nil); {
+	row := conn.QueryRow(ctx, s.text("tick"), name, spec, tick, next, overlap, job.Lane, string(job.Payload), null(job.Group), delay)
+	var id, unfinished *int64
+	switch err := row.Scan(&id, &unfinished); {
 	case err == nil:
-		return id, true, nil
+		return Ticked{deref(id), deref(unfinished)}, true, nil
 	case errors.Is(err, pgx.ErrNoRows):
-		return 0, false, nil
+		return made, false, nil
 	default:
-		return 0, false, wrapWrite("tick", err)
+		return made, false, wrapWrite("tick", err)
 	}
 }
 

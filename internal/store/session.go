@@ -52,7 +52,7 @@ func (s *Store) Wake(ctx context.Context, id uuid.UUID) error {
 	return s.call(ctx, "wake", nil, id)
 }
 
-// Probe notifies all listeners of a word, on a connection of the pool.
-func (s *Store) Probe(ctx context.Context, word string) error {
-	return s.call(ctx, "probe", nil, word)
+// Probe notifies all listeners of a channel of a word, on a connection of the pool.
+func (s *Store) Probe(ctx context.Context, channel, word string) error {
+	return s.call(ctx, "probe", nil, channel, word)
 }

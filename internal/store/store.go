@@ -35,7 +35,7 @@ type DB interface {
 type Store struct {
 	pool   *pgxpool.Pool
 	schema string
-	notes  string            // the NOTIFY channel
+	notes  string            // what the names of the NOTIFY channels begin with
 	sql    map[string]string // the statements of queries/, by file name
 
 	mu       sync.RWMutex
@@ -88,8 +88,11 @@ func New(pool *pgxpool.Pool, schema string) (*Store, error) {
 // Schema returns the name of the schema, not quoted.
 func (s *Store) Schema() string { return s.schema }
 
-// NotifyChannel returns the channel on which sleeping workers are notified.
-func (s *Store) NotifyChannel() string { return s.notes }
+// WakeChannel is the channel on which sleeping workers are notified of lanes.
+func (s *Store) WakeChannel() string { return s.notes + "_wake" }
+
+// EndsChannel is the channel on which those who wait for jobs are notified of their ends.
+func (s *Store) EndsChannel() string { return s.notes + "_ends" }
 
 func notifyChannel(schema string) string {
 	sum := md5.Sum([]byte(schema)) // a name as long as the schema's could pass PostgreSQL's 63 bytes
@@ -121,7 +124,7 @@ func render(text, schema string) string {
 	}
 	return strings.NewReplacer(
 		"bearmq.", pgx.Identifier{schema}.Sanitize()+".",
-		"'bearmq_wake'", "'"+notifyChannel(schema)+"'",
+		"'bearmq_", "'"+notifyChannel(schema)+"_",
 		"'bearmq.", "'"+strings.ReplaceAll(pgx.Identifier{schema}.Sanitize(), "'", "''")+".", // inside a literal, as of nextval
 		"$body$", tag,
 	).Replace(text)

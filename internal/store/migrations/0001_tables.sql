@@ -129,6 +129,19 @@ CREATE TABLE bearmq.sleeper (
 );
 COMMENT ON TABLE bearmq.sleeper IS 'the sessions that sleep until they are notified; nobody is notified while it has no row';
 
+CREATE TABLE bearmq.cancellation (
+  job_id   bigint NOT NULL,
+  asked_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE bearmq.cancellation IS 'the jobs that are to be cancelled by the worker that has them or claims them next; mostly empty. A job may stand there twice: a unique key would make two that cancel it wait for each other';
+CREATE INDEX cancellation_job ON bearmq.cancellation (job_id);
+
+CREATE TABLE bearmq.awaiter (
+  id         uuid PRIMARY KEY,
+  expires_at timestamptz NOT NULL
+) WITH (fillfactor = 50);
+COMMENT ON TABLE bearmq.awaiter IS 'the processes that wait for the ends of jobs; ends are notified while one of them has not expired';
+
 CREATE TABLE bearmq.group_anchor (
   key      text COLLATE "C" PRIMARY KEY,
   ver      bigint NOT NULL,
@@ -162,7 +175,8 @@ CREATE TABLE bearmq.schedule (
   deployed text COLLATE "C",
   next_at  timestamptz NOT NULL,
   last_at  timestamptz,
+  last_job bigint,
   paused   boolean NOT NULL DEFAULT false,
   removed  boolean NOT NULL DEFAULT false
 );
-COMMENT ON TABLE bearmq.schedule IS 'a repeating job: its next tick; deployed is what the code of the definition says, spec what holds, which may have been changed since; removed: the code may still have it, but it makes no jobs';
+COMMENT ON TABLE bearmq.schedule IS 'a repeating job: its next tick, and the last one with its job; deployed is what the code of the definition says, spec what holds, which may have been changed since; removed: the code may still have it, but it makes no jobs';

@@ -59,7 +59,8 @@ BEGIN
       INSERT INTO bearmq.lease (id, claim, lane, interval_id, lo_xid, lo_id, hi_xid, hi_id, session_id, finished)
       SELECT v_lease, p_claim, p_lane, v_span.id, v_cursor.hi_xid, v_cursor.hi_id, c.xid, c.id, p_session, (SELECT s.step FROM sum s)
       FROM chunk c ORDER BY c.xid DESC, c.id DESC LIMIT 1)
-    SELECT v_lease, s.n, NULL::timestamptz, 0::smallint, 0::smallint, NULL::boolean, NULL::boolean,
+    SELECT v_lease, s.n, NULL::timestamptz, 0::smallint, 0::smallint, (SELECT EXISTS (SELECT 1 FROM bearmq.cancellation c WHERE c.job_id BETWEEN i.lo AND i.hi OFFSET 0)
+          FROM (SELECT min(i.id) AS lo, max(i.id) AS hi FROM (SELECT c.id FROM chunk c UNION ALL SELECT t.id FROM taken t) i) i), NULL::boolean,
         CASE WHEN s.step THEN 'step' ELSE 'claimed' END, NULL::text, NULL::json, NULL::json
       FROM sum s WHERE s.n > 0 AND (NOT s.grouped OR set_config('synchronous_commit', v_sync, true) = v_sync)
     UNION ALL

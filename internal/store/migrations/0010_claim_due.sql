@@ -71,7 +71,9 @@ BEGIN
   END IF;
 
   INSERT INTO bearmq.lease (id, claim, session_id) VALUES (v_lease, p_claim, p_session);
-  RETURN NEXT ROW(v_lease, coalesce(cardinality(v_ids), 0) + coalesce(cardinality(g_ids), 0), v_until, 0, 0, NULL, NULL, 'claimed', NULL, NULL, NULL)::bearmq.claimed_v1;
+  RETURN NEXT ROW(v_lease, coalesce(cardinality(v_ids), 0) + coalesce(cardinality(g_ids), 0), v_until, 0, 0,
+    (SELECT EXISTS (SELECT 1 FROM bearmq.cancellation c WHERE c.job_id BETWEEN i.lo AND i.hi OFFSET 0) FROM (SELECT min(u) AS lo, max(u) AS hi FROM unnest(v_ids || r_ids) u) i), NULL,
+    'claimed', NULL, NULL, NULL)::bearmq.claimed_v1;
   RETURN QUERY
   WITH t AS (
     UPDATE bearmq.ticket t SET state = 'c', lease_id = v_lease WHERE t.job_id = ANY (v_ids || r_ids)

@@ -4,7 +4,7 @@
 -- that are due, so it looks back p_back at most; NULL looks at all.
 -- Index: lease_cursor newest first, job_log by ranges, ticket_due, ticket_named.
 CREATE FUNCTION bearmq.find_work_v1(p_channels text[], p_names text[], p_alone boolean, p_back interval)
-RETURNS TABLE (lane integer, channel text, log boolean, due boolean, next_due double precision)
+RETURNS TABLE (lane integer, channel text, priority smallint, log boolean, due boolean, next_due double precision)
 LANGUAGE plpgsql
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $body$
 #variable_conflict use_column
@@ -15,7 +15,7 @@ DECLARE
 BEGIN
   PERFORM bearmq.guard_v1(false);
   RETURN QUERY
-  SELECT l.id, l.channel,
+  SELECT l.id, l.channel, l.priority,
     EXISTS (SELECT 1 FROM bearmq.log_after_v1(l.id, c.behind, c.ahead, c.hi_xid, c.hi_id, 1))
       OR EXISTS (SELECT 1 FROM bearmq.log_after_v1(l.id, c.ahead, v_snap, '0', 0, 1)),
     coalesce(d.run_at <= v_now, false)

@@ -4,7 +4,7 @@
 -- p_leases, p_claims, p_closed: the leases, in the order of their ids, and whether nothing is left of each.
 -- p_done...: jobs completed, each with its lease's place in p_leases; p_done_ticket: those of them that had a ticket.
 -- p_rest: the others, an array of objects {id, l: the lease's place, op, attempt, seconds, error, delay: in seconds}; op is
---   fail: attempts are exhausted; lost: the same, for a job that has no attempt to its name
+--   fail: attempts are exhausted; lost: the same, for a job that has no attempt to its name; cancel: somebody asked for it
 --   retry: another attempt after the delay; again: the same attempt after the delay
 --   back: not started, back to its place; park: wait for a session that asks for the name
 --   settled: CompleteTx has finished it, only its ticket is left
@@ -96,22 +96,26 @@ BEGIN
         AND EXISTS (SELECT 1 FROM bearmq.job j WHERE j.id = r.id OFFSET 0)  -- a lost call may have finished it, and retention deleted it
       ON CONFLICT DO NOTHING;
     INSERT INTO bearmq.outcome (job_id, state, attempt, claim, seconds, error)
-      SELECT r.id, 'f', r.attempt, p_claims[r.l], r.seconds, r.error
+      SELECT r.id, CASE WHEN r.op = 'cancel' THEN 'x' ELSE 'f' END::"char", r.attempt, p_claims[r.l], r.seconds, nullif(r.error, '')
       FROM json_to_recordset(p_rest) r(id bigint, l integer, op text, attempt smallint, seconds real, error text)
-      WHERE r.op IN ('fail', 'lost') AND v_held[r.l] IS NOT NULL AND NOT r.id = ANY (v_refused)
+      WHERE r.op IN ('fail', 'lost', 'cancel') AND v_held[r.l] IS NOT NULL AND NOT r.id = ANY (v_refused)
         AND EXISTS (SELECT 1 FROM bearmq.job j WHERE j.id = r.id OFFSET 0)
         AND NOT EXISTS (SELECT 1 FROM bearmq.ticket t WHERE t.job_id = r.id AND t.lease_id IS DISTINCT FROM v_held[r.l] OFFSET 0)
       ON CONFLICT (job_id) DO NOTHING;
     DELETE FROM bearmq.ticket t WHERE t.lease_id = ANY (v_held) AND t.job_id = ANY (ARRAY(
-      SELECT r.id FROM json_to_recordset(p_rest) r(id bigint, op text) WHERE r.op IN ('fail', 'lost') OR r.id = ANY (v_settled)));
+      SELECT r.id FROM json_to_recordset(p_rest) r(id bigint, op text) WHERE r.op IN ('fail', 'lost', 'cancel') OR r.id = ANY (v_settled)));
+    DELETE FROM bearmq.cancellation c WHERE c.job_id = ANY (ARRAY(
+      SELECT r.id FROM json_to_recordset(p_rest) r(id bigint, l integer, op text)
+      WHERE r.op = 'cancel' AND v_held[r.l] IS NOT NULL AND NOT r.id = ANY (v_refused)));
 
     WITH w AS (
       INSERT INTO bearmq.ticket AS t (job_id, lane, xid, name, group_key, state, run_at, attempt)
         SELECT j.id, j.lane, coalesce(j.xid, '0'), j.name, j.group_key,
-          CASE WHEN r.op = 'park' THEN 'n' WHEN r.op = 'back' AND j.group_key IS NOT NULL THEN 'b' ELSE 'd' END::"char",
-          clock_timestamp() + coalesce(r.delay, 0) * interval '1 second',
+          CASE WHEN r.op = 'park' AND NOT r.asked THEN 'n' WHEN r.op = 'back' AND j.group_key IS NOT NULL THEN 'b' ELSE 'd' END::"char",
+          clock_timestamp() + CASE WHEN r.asked THEN 0 ELSE coalesce(r.delay, 0) END * interval '1 second',
           CASE WHEN r.op = 'retry' THEN r.attempt + 1 ELSE r.attempt END
-        FROM json_to_recordset(p_rest) r(id bigint, l integer, op text, attempt smallint, delay double precision),
+        FROM (SELECT r.*, EXISTS (SELECT 1 FROM bearmq.cancellation c WHERE c.job_id = r.id OFFSET 0) AS asked  -- then its wait is over
+              FROM json_to_recordset(p_rest) r(id bigint, l integer, op text, attempt smallint, delay double precision)) r,
           LATERAL (SELECT * FROM bearmq.job j WHERE j.id = r.id LIMIT 1) j
         WHERE r.op IN ('retry', 'again', 'back', 'park') AND v_held[r.l] IS NOT NULL AND NOT r.id = ANY (v_refused)
           -- a job that starts with a ticket and has none is finished, or going on elsewhere
@@ -158,5 +162,7 @@ BEGIN
       WHERE l.id = v_held[u.l] AND l.id = ANY (v_held);
   END IF;
 
+  -- Somebody may wait for those that are over; of those that were refused he learns that they are not.
+  PERFORM bearmq.notify_ends_v1(p_done || (SELECT array_agg(r.id) FROM json_to_recordset(p_rest) r(id bigint, op text) WHERE r.op IN ('fail', 'lost', 'cancel', 'settled')));
   PERFORM bearmq.close_leases_v1((SELECT array_agg(u.id) FROM unnest(v_held, p_closed) u(id, closed) WHERE u.closed AND u.id IS NOT NULL));
 END $body$;

@@ -25,6 +25,7 @@ BEGIN
   INSERT INTO bearmq.ticket (job_id, lane, xid, name, group_key, attempt, state, lease_id)
     SELECT j.id, j.lane, coalesce(j.xid, '0'), j.name, j.group_key, p_attempt, 'c', p_lease FROM bearmq.job j WHERE j.id = p_job
     ON CONFLICT (job_id) DO NOTHING;
+  PERFORM bearmq.notify_ends_v1(ARRAY[p_job]);
   RETURN true;
 END $body$;
 

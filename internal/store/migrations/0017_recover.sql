@@ -85,6 +85,7 @@ BEGIN
     SELECT t.job_id, 'f', t.attempt, 0, format('lost %s times: %s', t.losses, p_reason) FROM unnest(failed) u(id), LATERAL (
       SELECT * FROM bearmq.ticket t WHERE t.job_id = u.id LIMIT 1) t;
   DELETE FROM bearmq.ticket t WHERE t.job_id = ANY (failed);
+  PERFORM bearmq.notify_ends_v1(failed);
 END $body$;
 
 -- recover_v1 gives back what a dead session's lease held. Jobs without an outcome get a ticket. Of a group only the first
@@ -123,7 +124,7 @@ BEGIN
   FROM (SELECT h.*, row_number() OVER (PARTITION BY h.group_key, h.done ORDER BY h.xid, h.id) AS nth, bool_and(h.done) OVER (PARTITION BY h.group_key) AS over
     FROM bearmq.handed_out_v1(l) h) u;
 
-  DELETE FROM bearmq.ticket t WHERE t.job_id = ANY (v_gone);
+  DELETE FROM bearmq.ticket t WHERE t.job_id = ANY (v_gone) AND t.lease_id = l.id;  -- not one that a retry by hand has just made
   v_made := bearmq.lose_jobs_v1(v_lost, v_back, v_heads, p_max_losses, 'its process died each time it ran');
   IF v_keys IS NOT NULL THEN
     v_lanes := bearmq.release_groups_v1(v_keys, array_fill(l.id, ARRAY[cardinality(v_keys)]),

@@ -9,7 +9,7 @@ CREATE FUNCTION bearmq.delete_finished_v1(p_keep interval, p_keep_failed interva
 RETURNS TABLE (deleted bigint, reached bigint, more boolean)
 LANGUAGE plpgsql
 SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET plan_cache_mode = force_generic_plan AS $body$
+SET plan_cache_mode = force_generic_plan SET lock_timeout = '2s' AS $body$
 DECLARE
   v_now    timestamptz := clock_timestamp();
   v_done   timestamptz := v_now - p_keep;
@@ -36,10 +36,12 @@ BEGIN
   IF v_ids IS NULL THEN
     RETURN NEXT; RETURN;
   END IF;
-  DELETE FROM bearmq.outcome o WHERE o.job_id = ANY (v_ids);
+  -- One that was given another attempt meanwhile has no outcome any more, and stays.
+  WITH gone AS (DELETE FROM bearmq.outcome o WHERE o.job_id = ANY (v_ids) RETURNING o.job_id)
+  SELECT array_agg(g.job_id) INTO v_ids FROM gone g;
   DELETE FROM bearmq.job j WHERE j.id = ANY (v_ids);
-  DELETE FROM bearmq.attempt_error e WHERE e.job_id = ANY (v_erred);
-  deleted := cardinality(v_ids);
+  DELETE FROM bearmq.attempt_error e WHERE e.job_id = ANY (ARRAY(SELECT unnest(v_erred) INTERSECT SELECT unnest(v_ids)));
+  deleted := coalesce(cardinality(v_ids), 0);
   RETURN NEXT;
 END $body$;
 
@@ -69,7 +71,7 @@ BEGIN
 END $body$;
 
 -- sweep_v1 deletes what is left over: finished leases that are no longer their lane's cursor, intervals that no lease reads,
--- sleepers whose session is dead, and sessions that died an hour ago and hold nothing. A lease whose session is missing gets
+-- sleepers whose session is dead, processes that wait for nothing any more, cancellations of jobs that are over, and sessions that died an hour ago and hold nothing. A lease whose session is missing gets
 -- one back, a dead one, so that recovery finds it.
 -- Index: lease_cursor, log_interval_lane, lease_session.
 CREATE FUNCTION bearmq.sweep_v1() RETURNS void
@@ -84,6 +86,10 @@ BEGIN
     SELECT DISTINCT l.session_id, clock_timestamp(), interval '0', 0, '' FROM bearmq.lease l
     WHERE NOT l.finished AND NOT EXISTS (SELECT 1 FROM bearmq.session s WHERE s.id = l.session_id)
     ON CONFLICT (id) DO NOTHING;
+  DELETE FROM bearmq.cancellation c WHERE c.ctid = ANY (ARRAY(SELECT x.ctid FROM bearmq.cancellation x
+    WHERE NOT EXISTS (SELECT 1 FROM bearmq.job j WHERE j.id = x.job_id OFFSET 0) OR EXISTS (SELECT 1 FROM bearmq.outcome o WHERE o.job_id = x.job_id OFFSET 0)
+    FOR UPDATE SKIP LOCKED));
+  DELETE FROM bearmq.awaiter a WHERE a.expires_at < clock_timestamp();
   DELETE FROM bearmq.sleeper p WHERE NOT EXISTS (SELECT 1 FROM bearmq.session s WHERE s.id = p.session_id AND NOT s.dead);
   DELETE FROM bearmq.session s WHERE s.dead AND s.expires_at < clock_timestamp() - interval '1 hour'
     AND NOT EXISTS (SELECT 1 FROM bearmq.lease l WHERE l.session_id = s.id AND NOT l.finished);

@@ -1,1 +1,1 @@
-SELECT lane, channel, log, due, next_due FROM bearmq.find_work_v1($1, $2, $3, $4)
+SELECT lane, channel, priority, log, due, next_due FROM bearmq.find_work_v1($1, $2, $3, $4)

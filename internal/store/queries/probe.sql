@@ -1,2 +1,2 @@
--- $1 a word that the listener who sends it knows again. A lane it is not.
-SELECT pg_notify('bearmq_wake', $1)
+-- $1 the channel, $2 a word that the listener who sends it knows again.
+SELECT pg_notify($1, $2)

@@ -1,0 +1,1 @@
+DELETE FROM bearmq.awaiter WHERE id = $1

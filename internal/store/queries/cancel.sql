@@ -1,0 +1,1 @@
+SELECT id, state, ended FROM bearmq.cancel_v1($1)
