@@ -3,6 +3,7 @@ package bearmq
 import (
 	"context"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -61,6 +62,59 @@ func BenchmarkLatency(b *testing.B) {
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-µs")
 	stop()
 	require.NoError(b, <-done)
+}
+
+// BenchmarkAwait measures the time from when a job is durably finished until
+// Await returns in another process: 10,000 wait, and 1,000 jobs a second end.
+func BenchmarkAwait(b *testing.B) {
+	const jobs, rate = 10_000, 1_000
+	for b.Loop() {
+		mq := benchContext(b)
+		var ended sync.Map
+		mq.AddEventHandler(func(e Event) {
+			if e, ok := e.(JobSucceeded); ok {
+				ended.Store(e.JobID, e.Time)
+			}
+		})
+		noop := Define(Spec[int]{Name: "noop"})
+		require.NoError(b, mq.Register(noop.Handle(func(context.Context, *Job[int]) error { return nil })))
+		producer, err := New(pgtest.DB(b), mq.opts)
+		require.NoError(b, err)
+		begin := time.Now().Add(3 * time.Second)
+		batch := make([]NewJob, jobs)
+		for i := range batch {
+			batch[i] = noop.Job(i, RunAt(begin.Add(time.Duration(i)*time.Second/rate)))
+		}
+		ids, err := producer.EnqueueBatch(b.Context(), batch...)
+		require.NoError(b, err)
+		ctx, stop := context.WithCancel(b.Context())
+		done := make(chan error, 1)
+		go func() { done <- NewWorker(mq, WorkerOptions{}).Run(ctx) }()
+		took := make([]time.Duration, jobs)
+		var wg sync.WaitGroup
+		for i, id := range ids {
+			wg.Go(func() {
+				if err := producer.Await(ctx, id); err != nil {
+					b.Error(err)
+					return
+				}
+				told := time.Now()
+				for {
+					if at, ok := ended.Load(id); ok {
+						took[i] = told.Sub(at.(time.Time)) // below zero where the waiter was told first
+						return
+					}
+					time.Sleep(time.Millisecond)
+				}
+			})
+		}
+		wg.Wait()
+		stop()
+		require.NoError(b, <-done)
+		slices.Sort(took)
+		b.ReportMetric(took[jobs/2].Seconds()*1e3, "p50-ms")
+		b.ReportMetric(took[jobs*99/100].Seconds()*1e3, "p99-ms")
+	}
 }
 
 func benchContext(b *testing.B) *Context {

@@ -73,7 +73,7 @@ type callTimes struct {
 func callTimesOf(took map[string][]time.Duration) map[string]callTimes {
 	times := map[string]callTimes{}
 	for name, t := range took {
-		times[name] = callTimes{len(t), percentilesOf(t), slices.Max(t).Seconds() * 1e3}
+		times[name] = callTimes{len(t), percentilesOf(t), float64(slices.Max(t)) / float64(time.Millisecond)}
 	}
 	return times
 }
