@@ -44,12 +44,12 @@ type session struct {
 func beginSession(ctx, values context.Context, d *daemon, channels []string, revoked func([]int64)) (*session, error) {
 	s := &session{d: d, id: uuid.New(), ttl: d.mq.opts.SessionTTL, channels: channels, revoked: revoked,
 		quit: make(chan bool, 1), done: make(chan struct{})}
-	s.born = time.Now()
-	s.trusted.Store(int64(s.trust()))
 	conn, err := s.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
+	s.born = time.Now()
+	s.trusted.Store(int64(s.trust()))
 	host, _ := os.Hostname()
 	call, cancel := context.WithTimeout(ctx, s.ttl/3)
 	defer cancel()
@@ -82,7 +82,7 @@ func (s *session) renew(conn *pgx.Conn) {
 			cancel()
 		}
 	}()
-	deadline := time.AfterFunc(s.trust(), s.lose)
+	deadline := time.AfterFunc(time.Until(s.born.Add(s.trust())), s.lose)
 	defer deadline.Stop()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

@@ -156,7 +156,7 @@ func largePayloads(t *testing.T) {
 
 // mqChannel is the channel of the notifications of the scenario's schema.
 func (s *scenario) mqChannel() string {
-	return value[string](s, `SELECT 'bearmq_' || left(md5($1), 16)`, s.schema)
+	return value[string](s, `SELECT 'bearmq_' || left(md5($1), 16) || '_wake'`, s.schema)
 }
 
 // oddTexts cannot be stored in PostgreSQL, or only changed.

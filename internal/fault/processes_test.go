@@ -224,7 +224,7 @@ func freezeLong(t *testing.T) {
 	s.inside("orchestrator", orchestrator)
 	a := s.spawn("A", worker)
 	late := s.enqueue(task{Do: "effect when it is late", Group: "g"})
-	deaf := s.enqueue(task{Do: "deaf once", For: 3*ttl + ttl/2})
+	deaf := s.enqueue(task{Do: "deaf once", For: 6 * ttl}) // it must not end with the freeze, however late that begins
 	open := s.enqueue(task{Do: "effect, hold uncommitted"})
 	for _, n := range []int{late, deaf} {
 		s.await(patience, "A has the job", is(started), of(n), by("A"))
